@@ -1,0 +1,131 @@
+//! Devices: where the bytes of a file system live.
+//!
+//! Owns the contract between the core and a device ([`BlockDevice`], [`Limits`]), requests
+//! ([`bio`]) and their completion ([`completion`]). Knows nothing of files or folios. Simulated,
+//! faulty and recording devices live in `testfs`.
+//!
+//! # Who runs completions
+//!
+//! There is no reaper thread. A completion runs in whichever thread looks at the device: the
+//! submitter inside [`BlockDevice::submit`] (memory devices), or any thread inside
+//! [`BlockDevice::poll`] or [`BlockDevice::wait`]. It is like an interrupt handler: it may take
+//! locks from [`Rank::IoendQueue`](crate::sync::Rank::IoendQueue) inwards only, must not submit
+//! and must not wait. A thread that calls into the device must hold none of those locks.
+//! Whoever submits and does not wait must leave something behind that makes a waiter look: a
+//! folio handed to an I/O wakes the waiters for its lock, so that one of them drives the device.
+
+pub mod bio;
+pub mod completion;
+
+use std::fmt;
+
+use crate::error::DeviceError;
+use crate::units::DevAddr;
+
+pub use bio::{Bio, BioOp, Segment};
+pub use completion::{Completion, Ticket};
+
+/// What a device can do. Read once, when the device is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Addresses and lengths of transfers are multiples of this, bytes; a power of two.
+    pub block_size: u64,
+    /// Memory of transfers is aligned to this, bytes; a power of two.
+    pub memory_align: usize,
+    /// The longest transfer one bio may ask for, bytes.
+    pub max_transfer: u64,
+    /// The smallest and the largest untorn write, bytes; zero if the device has none.
+    pub atomic_write: (u64, u64),
+    /// Whether a single write can be made durable on completion.
+    pub fua: bool,
+    /// Whether completed writes need a flush to be durable.
+    pub volatile_cache: bool,
+    /// Whether [`BioOp::Discard`] does something.
+    pub discard: bool,
+    /// Whether [`BioOp::WriteZeroes`] is supported. Where not, write zeroes from a buffer.
+    pub write_zeroes: bool,
+}
+
+impl Limits {
+    /// A device of 512-byte sectors without any further ability.
+    pub const PLAIN: Self = Self {
+        block_size: 512,
+        memory_align: 1,
+        max_transfer: 1 << 30,
+        atomic_write: (0, 0),
+        fua: false,
+        volatile_cache: false,
+        discard: false,
+        write_zeroes: false,
+    };
+}
+
+/// A device of fixed size that completes every request exactly once.
+///
+/// Object safe: a call costs an I/O anyway.
+pub trait BlockDevice: Send + Sync + fmt::Debug {
+    /// Bytes on the device.
+    fn size(&self) -> u64;
+
+    /// What the device can do.
+    fn limits(&self) -> &Limits;
+
+    /// Starts a request. Its completion runs exactly once, in this call or later (see the module
+    /// documentation), also when the request is refused.
+    ///
+    /// Does not wait for the device to finish; may wait for room in its queue, and runs completions
+    /// meanwhile.
+    fn submit(&self, bio: Bio);
+
+    /// Runs the completions of what has finished. Never waits.
+    fn poll(&self);
+
+    /// Waits until `done` holds, running completions. `done` is asked before the first wait and
+    /// after every completion, with no lock of the device held.
+    ///
+    /// `done` must become true by a completion of this device, or be followed by
+    /// [`BlockDevice::wake`].
+    fn wait(&self, done: &mut dyn FnMut() -> bool);
+
+    /// Makes every thread inside [`BlockDevice::wait`] ask again.
+    fn wake(&self);
+
+    /// Requests submitted and not completed yet.
+    ///
+    /// Partner of the check in a folio wait: a waiter that reads zero here parks on the folio, and
+    /// is woken when the folio is handed to an I/O.
+    fn in_flight(&self) -> usize;
+
+    /// Does one request and waits for it: the shortest way for a caller that would wait anyway.
+    ///
+    /// `segments` is the memory read into or written from; empty for operations without data.
+    ///
+    /// # Errors
+    ///
+    /// What the device answers.
+    fn transfer(
+        &self,
+        op: BioOp,
+        addr: DevAddr,
+        len: u64,
+        segments: &[Segment],
+    ) -> Result<(), DeviceError> {
+        let (done, ticket) = completion::ticket();
+        self.submit(Bio::new(op, addr, len, segments, done));
+        ticket.wait(self)
+    }
+
+    /// Makes every completed write durable.
+    ///
+    /// # Errors
+    ///
+    /// What the device answers: then nothing may be taken for durable.
+    fn flush(&self) -> Result<(), DeviceError> {
+        self.transfer(BioOp::Flush, DevAddr::default(), 0, &[])
+    }
+
+    /// The descriptor that becomes readable when completions wait to be run, if there is one.
+    fn completion_fd(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
+        None
+    }
+}
