@@ -1,1 +1,3 @@
 //! testfs.
+
+pub mod format;

@@ -15,6 +15,7 @@
 //! folio handed to an I/O wakes the waiters for its lock, so that one of them drives the device.
 
 pub mod bio;
+pub mod bytes;
 pub mod completion;
 
 use std::fmt;
