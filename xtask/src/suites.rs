@@ -1,0 +1,150 @@
+//! The test suites: what `cargo xtask test` is made of.
+//!
+//! Each flavour of the code (plain, loom, shuttle, release) has one target folder of its own, so
+//! that no flavour rebuilds another.
+
+use std::path::{Path, PathBuf};
+
+use crate::Effort;
+use crate::run::{Counts, Step};
+
+/// Every suite.
+pub(crate) fn all(effort: Effort) -> Counts {
+    let mut counts = workspace();
+    if effort == Effort::Quick {
+        return counts;
+    }
+    counts += loom();
+    counts += shuttle(effort);
+    counts += testfs(effort);
+    counts
+}
+
+/// Unit, integration and documentation tests of every crate, and the build without features.
+fn workspace() -> Counts {
+    let args = ["test", "--workspace", "--all-features", "--no-fail-fast"];
+    let mut counts = Step::cargo("tests", &args).tests();
+    let args = [
+        "check",
+        "--package",
+        "iomap-core",
+        "--no-default-features",
+        "--all-targets",
+    ];
+    counts += Step::cargo("check without features", &args).check();
+    counts
+}
+
+/// Single orderings of atomics, every interleaving up to a number of preemptions.
+pub(crate) fn loom() -> Counts {
+    let mut counts = Counts::default();
+    for suite in model_suites("loom_") {
+        counts += suite
+            .step("iomap_loom", "target/loom")
+            .env("LOOM_MAX_PREEMPTIONS", "3")
+            .tests();
+    }
+    counts
+}
+
+/// Whole protocols under a scheduler that chooses every switch of threads.
+pub(crate) fn shuttle(effort: Effort) -> Counts {
+    let factor = if effort == Effort::Long { "20" } else { "1" };
+    let mut counts = Counts::default();
+    for suite in model_suites("shuttle_") {
+        counts += suite
+            .step("iomap_shuttle", "target/shuttle")
+            .env("IOMAP_SCHEDULES_FACTOR", factor)
+            .tests();
+    }
+    counts
+}
+
+/// The model-checked test files of one crate.
+struct ModelSuite {
+    package: &'static str,
+    tests: Vec<String>,
+}
+
+impl ModelSuite {
+    fn step(&self, cfg: &str, target: &str) -> Step {
+        let mut args = vec![
+            "test",
+            "--release",
+            "--no-fail-fast",
+            "--package",
+            self.package,
+        ];
+        for test in &self.tests {
+            args.extend(["--test", test]);
+        }
+        Step::cargo(&format!("{cfg}: {}", self.package), &args)
+            .env("RUSTFLAGS", &format!("--cfg {cfg}"))
+            .env("CARGO_TARGET_DIR", target)
+    }
+}
+
+/// The test files that begin with `prefix`, by crate. A crate without any is left out.
+fn model_suites(prefix: &str) -> Vec<ModelSuite> {
+    let suite = |package: &'static str| {
+        let mut tests: Vec<_> = files(&Path::new(package).join("tests"))
+            .iter()
+            .filter(|path| path.extension().is_some_and(|e| e == "rs"))
+            .filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned()))
+            .filter(|name| name.starts_with(prefix))
+            .collect();
+        tests.sort();
+        ModelSuite { package, tests }
+    };
+    let suites = ["iomap-core", "testfs"].map(suite);
+    let suites: Vec<_> = suites.into_iter().filter(|s| !s.tests.is_empty()).collect();
+    if suites.is_empty() {
+        println!("\nno crate has a test file {prefix}*.rs");
+    }
+    suites
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).collect()
+}
+
+/// The programs of testfs in release, each as one test.
+fn testfs(effort: Effort) -> Counts {
+    let _ = effort;
+    smoke_run()
+}
+
+/// The first command of the README on a new file, and every bench once.
+pub(crate) fn smoke() -> Counts {
+    let mut counts = smoke_run();
+    if Path::new("benches/Cargo.toml").exists() {
+        let args = ["bench", "--package", "benches", "--", "--test"];
+        counts += Step::cargo("every bench once", &args).check();
+    }
+    counts
+}
+
+/// `testfs run` on a file that does not exist yet, and again on what the first run left.
+fn smoke_run() -> Counts {
+    let mut counts = Counts::default();
+    if !Path::new("testfs/src/main.rs").exists() {
+        println!("\ntestfs has no program yet");
+        return counts;
+    }
+    let image = Path::new("target").join(format!("smoke-{}.img", std::process::id()));
+    let path = image.display().to_string();
+    let args = [
+        "run",
+        "--release",
+        "--package",
+        "testfs",
+        "--",
+        "run",
+        &path,
+    ];
+    counts += Step::cargo("testfs run, new image", &args).check();
+    counts += Step::cargo("testfs run, used image", &args).check();
+    let _ = std::fs::remove_file(&image);
+    counts
+}
