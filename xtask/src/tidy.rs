@@ -19,6 +19,7 @@ const UNSAFE_FILES: &[&str] = &[
     "iomap-core/src/folio/bytes.rs",
     "iomap-core/src/folio/arena.rs",
     "iomap-core/src/device/bio.rs",
+    "iomap-core/src/device/bytes.rs",
     "iomap-core/src/device/ring*",
     "iomap-core/src/device/file*",
     "iomap-core/src/device/raw*",
@@ -26,7 +27,7 @@ const UNSAFE_FILES: &[&str] = &[
 
 /// Findings that are known and not mended yet: (rule, file). An entry that is not needed any more
 /// is a finding itself.
-const RATCHET: &[(&str, &str)] = &[];
+const RATCHET: &[(&str, &str)] = &[("file-length", "testfs/src/format/item.rs")];
 
 type Findings = Vec<(&'static str, String)>;
 

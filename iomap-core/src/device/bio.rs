@@ -111,10 +111,8 @@ impl Segment {
             "part outside segment"
         );
         // SAFETY: `from <= self.len`, so the address stays inside (or one past) the same memory.
-        Self {
-            ptr: unsafe { self.ptr.add(from) },
-            len,
-        }
+        let ptr = unsafe { self.ptr.add(from) };
+        Self { ptr, len }
     }
 }
 
@@ -198,7 +196,7 @@ pub fn check_bounds(
     if op == BioOp::Flush {
         return Ok(());
     }
-    if !addr.is_aligned(block_size) || len % block_size != 0 || len == 0 {
+    if !addr.is_aligned(block_size) || !len.is_multiple_of(block_size) || len == 0 {
         return Err(Errno::INVAL);
     }
     match addr.checked_add(len) {

@@ -22,7 +22,7 @@ pub fn read_bytes(
     to: &mut [u8],
 ) -> Result<(), DeviceError> {
     let align = device.limits().memory_align;
-    if to.as_ptr().addr() % align != 0 {
+    if !to.as_ptr().addr().is_multiple_of(align) {
         let mut bounce = Bounce::new(to.len(), align);
         transfer(device, BioOp::Read, addr, bounce.bytes_mut())?;
         to.copy_from_slice(bounce.bytes_mut());
