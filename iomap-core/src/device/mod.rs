@@ -1,8 +1,9 @@
 //! Devices: where the bytes of a file system live.
 //!
 //! Owns the contract between the core and a device ([`BlockDevice`], [`Limits`]), requests
-//! ([`bio`]) and their completion ([`completion`]). Knows nothing of files or folios. Simulated,
-//! faulty and recording devices live in `testfs`.
+//! ([`bio`]) and their completion ([`completion`]), and the devices a program uses: a file or block
+//! device ([`FileDevice`]), memory ([`MemoryDevice`]). Knows nothing of files of a file system or
+//! of folios. Simulated, faulty and recording devices live in `testfs`.
 //!
 //! # Who runs completions
 //!
@@ -15,8 +16,15 @@
 //! folio handed to an I/O wakes the waiters for its lock, so that one of them drives the device.
 
 pub mod bio;
+pub mod buffer;
 pub mod bytes;
 pub mod completion;
+pub mod file;
+mod handle;
+pub mod memory;
+pub mod open;
+pub mod parking;
+mod raw;
 
 use std::fmt;
 
@@ -24,7 +32,11 @@ use crate::error::DeviceError;
 use crate::units::DevAddr;
 
 pub use bio::{Bio, BioOp, Segment};
+pub use buffer::DeviceBuf;
 pub use completion::{Completion, Ticket};
+pub use file::FileDevice;
+pub use memory::MemoryDevice;
+pub use open::{Backend, DirectMode, OpenError, OpenOptions};
 
 /// What a device can do. Read once, when the device is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,9 +109,18 @@ pub trait BlockDevice: Send + Sync + fmt::Debug {
     /// is woken when the folio is handed to an I/O.
     fn in_flight(&self) -> usize;
 
+    /// Requests submitted from here on may be kept back until [`BlockDevice::unplug`], so that
+    /// many enter the device at once. Plugs nest. A thread that waits for the device starts them
+    /// all the same. Use [`Plug`], which cannot be forgotten.
+    fn plug(&self) {}
+
+    /// Ends one [`BlockDevice::plug`].
+    fn unplug(&self) {}
+
     /// Does one request and waits for it: the shortest way for a caller that would wait anyway.
     ///
     /// `segments` is the memory read into or written from; empty for operations without data.
+    /// When it returns the device uses them no more.
     ///
     /// # Errors
     ///
@@ -125,8 +146,47 @@ pub trait BlockDevice: Send + Sync + fmt::Debug {
         self.transfer(BioOp::Flush, DevAddr::default(), 0, &[])
     }
 
+    /// Reads `buf.len()` bytes at `addr`, waiting for them.
+    ///
+    /// # Errors
+    ///
+    /// What the device answers.
+    fn read_at(&self, addr: DevAddr, buf: &mut [u8]) -> Result<(), DeviceError> {
+        let segment = Segment::of_mut(buf);
+        self.transfer(BioOp::Read, addr, segment.len() as u64, &[segment])
+    }
+
+    /// Writes `buf` at `addr`, waiting for the end. Not durable before the next flush.
+    ///
+    /// # Errors
+    ///
+    /// What the device answers.
+    fn write_at(&self, addr: DevAddr, buf: &[u8]) -> Result<(), DeviceError> {
+        let segment = Segment::of_ref(buf);
+        self.transfer(BioOp::WRITE, addr, segment.len() as u64, &[segment])
+    }
+
     /// The descriptor that becomes readable when completions wait to be run, if there is one.
     fn completion_fd(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
         None
+    }
+}
+
+/// Keeps a device plugged ([`BlockDevice::plug`]) while it lives.
+#[must_use = "the device is unplugged when the guard is dropped"]
+#[derive(Debug)]
+pub struct Plug<'a>(&'a dyn BlockDevice);
+
+impl<'a> Plug<'a> {
+    /// Plugs `device`.
+    pub fn new(device: &'a dyn BlockDevice) -> Self {
+        device.plug();
+        Self(device)
+    }
+}
+
+impl Drop for Plug<'_> {
+    fn drop(&mut self) {
+        self.0.unplug();
     }
 }
