@@ -1,0 +1,618 @@
+//! The memory pool: a budget of page cache memory, shared by the caches made from it.
+//!
+//! Owns allocation and freeing of folios, the accounting, the registry that leads from a folio to
+//! its page cache, and the life of the pool itself. What is dropped when memory runs short is
+//! [`reclaim`](super::reclaim). A pool is never freed: lookups without locks may look at its tables
+//! at any time. When nobody uses it any more its data goes back to the system and the pool waits
+//! for the next [`Pool::new`] with an equal configuration.
+//!
+//! # Locking
+//!
+//! ```text
+//! Folio → PageCacheIndex → ReclaimList → FolioArena
+//! ```
+//!
+//! Freeing a folio takes the two inner ones, so the last reference may be dropped in a completion.
+
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use super::arena::{Data, Table};
+use super::buddy::{Buddy, MAX_ORDER};
+use super::folio_ref::FolioRef;
+use super::header::flag;
+use super::locked::LockedFolio;
+use super::meta::Folio;
+use super::reclaim::Lists;
+use super::state_ptr::{Owned, StatePtr};
+use super::wait::WaitTable;
+use crate::error::{Errno, FsError, Result};
+use crate::page_cache::CacheOwner;
+use crate::page_cache::core::{CacheCore, CacheTable};
+use crate::page_cache::index::{IndexGuard, Node, NodeSource};
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::{Condvar, Mutex, MutexGuard, Rank};
+use crate::units::PAGE_SIZE;
+
+/// What a pool is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolConfig {
+    /// Bytes of folio data. Rounded up to whole pages, at least 16 of them.
+    pub budget: u64,
+    /// The largest folio: `1 << max_order` pages, `0..=9`.
+    pub max_order: u32,
+    /// Bytes on top of the budget for folios in no cache ([`PoolHandle::alloc_private`]): what writing
+    /// dirty folios needs when the budget is used up.
+    pub reserve: u64,
+    /// Whether to ask for transparent huge pages.
+    pub huge_pages: bool,
+}
+
+impl PoolConfig {
+    /// A pool of `budget` bytes, everything else by default.
+    #[must_use]
+    pub const fn with_budget(budget: u64) -> Self {
+        Self {
+            budget,
+            max_order: MAX_ORDER,
+            reserve: 256 << 10,
+            huge_pages: true,
+        }
+    }
+}
+
+impl Default for PoolConfig {
+    /// 256 MiB.
+    fn default() -> Self {
+        Self::with_budget(256 << 20)
+    }
+}
+
+/// Counts of a pool at about one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PoolStats {
+    /// Pages of the budget.
+    pub budget_pages: u64,
+    /// Pages free, without the reserve.
+    pub free_pages: u64,
+    /// Pages in page caches.
+    pub nr_pages: u64,
+    /// Pages of dirty folios.
+    pub nr_dirty: u64,
+    /// Pages of folios under writeback.
+    pub nr_writeback: u64,
+    /// Pages reclaimed.
+    pub reclaimed: u64,
+    /// Folios looked at by reclaim.
+    pub reclaim_scanned: u64,
+    /// Folios a backend refused to let go.
+    pub refused: u64,
+    /// Allocations that had to wait.
+    pub allocation_waits: u64,
+}
+
+/// Somebody who can make dirty folios clean: the flusher.
+pub trait DirtyPressure: Send + Sync {
+    /// Reclaim found nothing but dirty folios: start writing about `pages` of them. Called with
+    /// folio locks held, so it must hand the work to another thread and must not wait.
+    fn relieve(&self, pages: u64);
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) nr_pages: AtomicU64,
+    pub(super) nr_dirty: AtomicU64,
+    pub(super) nr_writeback: AtomicU64,
+    pub(super) reclaimed: AtomicU64,
+    pub(super) scanned: AtomicU64,
+    pub(super) refused: AtomicU64,
+    pub(super) waits: AtomicU64,
+}
+
+/// The allocators, under one lock.
+#[derive(Debug)]
+struct Arena {
+    buddy: Buddy,
+    folios: FreeIds,
+    nodes: FreeIds,
+}
+
+/// Ids given back (linked through the entries) and ids never used. 0 is no id.
+#[derive(Debug)]
+struct FreeIds {
+    head: u32,
+    unused: u32,
+}
+
+/// A memory pool. See [`Pool::new`].
+pub struct Pool {
+    config: PoolConfig,
+    budget_pages: u32,
+    reserve_pages: u32,
+    data: Data,
+    folios: Table<Folio>,
+    nodes: Table<Node>,
+    caches: CacheTable,
+    arena: Mutex<Arena>,
+    /// Free pages without the reserve, as of the last change; a hint outside the arena lock.
+    free: AtomicU32,
+    lists: Mutex<Lists>,
+    waits: WaitTable,
+    /// Allocations that wait for memory. Partner: [`Pool::notify_freeable`].
+    starving: AtomicU32,
+    starved: Mutex<()>,
+    freed: Condvar,
+    pressure: Mutex<Option<Arc<dyn DirtyPressure>>>,
+    counters: Counters,
+    /// Handles and folios. The pool retires when it reaches 0.
+    users: AtomicU64,
+}
+
+impl Pool {
+    /// A pool, or one that was retired and has the same configuration.
+    ///
+    /// # Errors
+    ///
+    /// [`FsError::Invalid`] for an order above 9; `ENOMEM` if there is no address space.
+    #[expect(clippy::new_ret_no_self, reason = "a pool lives behind its handles")]
+    pub fn new(config: PoolConfig) -> Result<PoolHandle> {
+        if config.max_order > MAX_ORDER {
+            return Err(FsError::Invalid("the largest folio order is 9"));
+        }
+        if let Some(pool) = retired::take(&config) {
+            pool.users.store(1, Ordering::Relaxed);
+            return Ok(PoolHandle { pool });
+        }
+        let pool = Self::build(config)?;
+        Ok(PoolHandle {
+            pool: Box::leak(Box::new(pool)),
+        })
+    }
+
+    fn build(config: PoolConfig) -> Result<Self> {
+        let pages_of = |bytes: u64| {
+            u32::try_from(bytes.div_ceil(PAGE_SIZE as u64))
+                .ok()
+                // Ids share a word with a tag.
+                .filter(|pages| *pages < 1 << 29)
+                .ok_or(FsError::Invalid("a pool is smaller than 2 TiB"))
+        };
+        let budget_pages = pages_of(config.budget)?.max(16);
+        let reserve_pages = pages_of(config.reserve)?;
+        let pages = budget_pages + reserve_pages;
+        // A leaf for each folio and as many levels above it at worst; address space only.
+        let nodes = pages.saturating_mul(crate::page_cache::index::MAX_HEIGHT);
+        Ok(Self {
+            data: retired::data(pages, config.huge_pages)?,
+            folios: Table::new(pages + 1)?,
+            nodes: Table::new(nodes.min(1 << 30))?,
+            caches: CacheTable::new(),
+            arena: Mutex::new(
+                Rank::FolioArena,
+                Arena {
+                    buddy: Buddy::new(pages),
+                    folios: FreeIds { head: 0, unused: 1 },
+                    nodes: FreeIds { head: 0, unused: 1 },
+                },
+            ),
+            free: AtomicU32::new(budget_pages),
+            lists: Mutex::new(Rank::ReclaimList, Lists::default()),
+            waits: WaitTable::new(),
+            starving: AtomicU32::new(0),
+            starved: Mutex::new(Rank::Wait, ()),
+            freed: Condvar::new(),
+            pressure: Mutex::new(Rank::InodeState, None),
+            counters: Counters::default(),
+            users: AtomicU64::new(1),
+            budget_pages,
+            reserve_pages,
+            config,
+        })
+    }
+
+    /// What the pool was made of.
+    #[must_use]
+    pub fn config(&self) -> &PoolConfig {
+        &self.config
+    }
+
+    /// The order of the largest folio.
+    #[must_use]
+    pub fn max_order(&self) -> u32 {
+        self.config.max_order
+    }
+
+    /// Pages of the budget.
+    #[must_use]
+    pub fn budget_pages(&self) -> u64 {
+        u64::from(self.budget_pages)
+    }
+
+    /// Pages of dirty folios, at this moment: the cheap half of [`Pool::stats`] for throttling.
+    #[must_use]
+    pub fn nr_dirty(&self) -> u64 {
+        self.counters.nr_dirty.load(Ordering::Relaxed)
+    }
+
+    /// Pages of folios under writeback, at this moment.
+    #[must_use]
+    pub fn nr_writeback(&self) -> u64 {
+        self.counters.nr_writeback.load(Ordering::Relaxed)
+    }
+
+    /// The counts.
+    #[must_use]
+    pub fn stats(&self) -> PoolStats {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        PoolStats {
+            budget_pages: self.budget_pages(),
+            free_pages: u64::from(self.free_pages()),
+            nr_pages: get(&self.counters.nr_pages),
+            nr_dirty: get(&self.counters.nr_dirty),
+            nr_writeback: get(&self.counters.nr_writeback),
+            reclaimed: get(&self.counters.reclaimed),
+            reclaim_scanned: get(&self.counters.scanned),
+            refused: get(&self.counters.refused),
+            allocation_waits: get(&self.counters.waits),
+        }
+    }
+
+    /// Sets whom to ask for clean folios when memory runs short.
+    pub fn set_pressure(&self, pressure: Option<Arc<dyn DirtyPressure>>) {
+        let old = std::mem::replace(&mut *self.pressure.lock(), pressure);
+        drop(old);
+    }
+
+    pub(super) fn pressure(&self) -> Option<Arc<dyn DirtyPressure>> {
+        self.pressure.lock().clone()
+    }
+
+    pub(super) fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    pub(super) fn data(&self) -> &Data {
+        &self.data
+    }
+
+    #[inline]
+    pub(crate) fn folio(&self, id: u32) -> &'static Folio {
+        self.folios.get(id)
+    }
+
+    pub(super) fn waits(&self) -> &WaitTable {
+        &self.waits
+    }
+
+    pub(crate) fn caches(&'static self) -> &'static CacheTable {
+        &self.caches
+    }
+
+    pub(super) fn lists(&self) -> MutexGuard<'_, Lists> {
+        self.lists.lock()
+    }
+
+    /// Free pages of the budget: a hint.
+    pub(super) fn free_pages(&self) -> u32 {
+        self.free.load(Ordering::Relaxed)
+    }
+
+    // ---- accounting
+
+    fn count(counter: &AtomicU64, pages: u64, up: bool) {
+        if up {
+            counter.fetch_add(pages, Ordering::Relaxed);
+        } else {
+            counter.fetch_sub(pages, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn count_pages(&self, pages: u64, up: bool) {
+        Self::count(&self.counters.nr_pages, pages, up);
+    }
+
+    pub(crate) fn count_dirty(&self, pages: u64, up: bool) {
+        Self::count(&self.counters.nr_dirty, pages, up);
+    }
+
+    pub(crate) fn count_writeback(&self, pages: u64, up: bool) {
+        Self::count(&self.counters.nr_writeback, pages, up);
+    }
+
+    // ---- from a folio to its cache
+
+    /// Runs `f` with the index of the folio's cache locked, unless it is in none.
+    pub(crate) fn with_cache_of(
+        &'static self,
+        folio: &FolioRef,
+        f: impl FnOnce(&CacheCore, &mut IndexGuard<'_>),
+    ) {
+        let cache = folio.meta().cache();
+        if cache == 0 {
+            return;
+        }
+        let core = self.caches.get(cache);
+        let mut index = core.lock(self);
+        // The folio leaves its cache under this lock only; if it has, `core` may be another's.
+        if folio.meta().cache() == cache {
+            f(core, &mut index);
+        }
+    }
+
+    /// The owner of the folio's cache, if it is alive. The folio is locked.
+    pub(crate) fn owner_of(&'static self, folio: &FolioRef) -> Option<Arc<dyn CacheOwner>> {
+        let cache = folio.meta().cache();
+        if cache == 0 {
+            return None;
+        }
+        self.caches.get(cache).owner(cache)
+    }
+
+    // ---- allocation
+
+    /// Takes `1 << order` pages, leaving `keep` of all pages alone. Born locked, with one
+    /// reference, in no cache; its bytes are anything.
+    fn take(&'static self, order: u32, keep: u32) -> Option<LockedFolio> {
+        let mut arena = self.arena.lock();
+        if arena.buddy.free_pages() < keep + (1 << order) {
+            return None;
+        }
+        let pfn = arena.buddy.alloc(order)?;
+        let id = match arena.folios.head {
+            0 => {
+                arena.folios.unused += 1;
+                arena.folios.unused - 1
+            }
+            id => {
+                arena.folios.head = self.folio(id).next.load(Ordering::Relaxed);
+                id
+            }
+        };
+        self.publish_free(&arena);
+        drop(arena);
+        self.users.fetch_add(1, Ordering::Relaxed);
+        let meta = self.folio(id);
+        meta.describe(pfn, order);
+        meta.header.revive(1);
+        let owned = Owned::try_claim(FolioRef::from_counted(self, id)).ok()?;
+        Some(LockedFolio::new(owned, None))
+    }
+
+    fn publish_free(&self, arena: &Arena) {
+        let free = arena.buddy.free_pages().saturating_sub(self.reserve_pages);
+        self.free.store(free, Ordering::Relaxed);
+    }
+
+    /// A folio for a page cache out of the free memory of the budget.
+    pub(super) fn take_from_budget(&'static self, order: u32) -> Option<LockedFolio> {
+        self.take(order, self.reserve_pages)
+    }
+
+    /// A folio in no cache, from the reserve if need be: for frozen copies and bounce buffers. Its
+    /// bytes are anything.
+    ///
+    /// # Errors
+    ///
+    /// [`FsError::NoMemory`] if even the reserve is used up.
+    pub(crate) fn alloc_private(&'static self, order: u32) -> Result<LockedFolio> {
+        if order > self.config.max_order {
+            return Err(FsError::Invalid("folio order above the pool's"));
+        }
+        if let Some(folio) = self.take_from_budget(order) {
+            return Ok(folio);
+        }
+        self.reclaim(1 << order);
+        self.take(order, 0).ok_or(FsError::NoMemory)
+    }
+
+    /// Frees a folio whose last reference is gone. Takes leaf locks only.
+    pub(super) fn free(&'static self, id: u32) {
+        let meta = self.folio(id);
+        debug_assert_eq!(meta.cache(), 0, "a folio freed while in a cache");
+        let flags = meta.header.flags();
+        debug_assert_eq!(
+            flags & (flag::WRITEBACK | flag::DIRTY),
+            0,
+            "a folio freed dirty or under writeback (rule B28)"
+        );
+        drop(StatePtr::take_free(meta));
+        if flags & flag::ON_LIST != 0 {
+            self.lists.lock().remove(self, id);
+        }
+        let order = meta.order();
+        let mut arena = self.arena.lock();
+        arena.buddy.free(meta.pfn(), order);
+        meta.next.store(arena.folios.head, Ordering::Relaxed);
+        arena.folios.head = id;
+        self.publish_free(&arena);
+        drop(arena);
+        self.notify_freeable();
+        self.put_user();
+    }
+
+    /// Tells allocations that wait that something may have become free or clean.
+    pub(super) fn notify_freeable(&self) {
+        // Partner: `wait_freeable` counts itself with the lock held before it looks again; a store
+        // missed here is made up for by its time limit.
+        if self.starving.load(Ordering::Relaxed) != 0 {
+            let _guard = self.starved.lock();
+            self.freed.notify_all();
+        }
+    }
+
+    /// Sleeps until something was freed, or for a moment.
+    pub(super) fn wait_freeable(&self) {
+        if cfg!(any(iomap_shuttle, iomap_loom)) {
+            crate::sync::thread::yield_now();
+            return;
+        }
+        self.starving.fetch_add(1, Ordering::Relaxed);
+        let mut guard = self.starved.lock();
+        self.freed
+            .wait_for(&mut guard, std::time::Duration::from_millis(5));
+        drop(guard);
+        self.starving.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    // ---- the life of the pool
+
+    fn put_user(&'static self) {
+        if self.users.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.retire();
+        }
+    }
+
+    /// Nobody uses the pool: no handle, so no cache; no folio.
+    fn retire(&'static self) {
+        self.set_pressure(None);
+        let c = &self.counters;
+        for counter in [&c.reclaimed, &c.scanned, &c.refused, &c.waits] {
+            counter.store(0, Ordering::Relaxed);
+        }
+        debug_assert_eq!(self.stats().nr_pages + self.stats().nr_dirty, 0);
+        debug_assert_eq!(self.stats().nr_writeback, 0);
+        self.data.discard();
+        retired::put(self);
+    }
+}
+
+impl NodeSource for Pool {
+    fn node(&self, id: u32) -> &'static Node {
+        self.nodes.get(id)
+    }
+
+    fn alloc_node(&self) -> Option<u32> {
+        let mut arena = self.arena.lock();
+        let nodes = &mut arena.nodes;
+        if nodes.head == 0 {
+            if nodes.unused == self.nodes.len() {
+                return None;
+            }
+            nodes.unused += 1;
+            return Some(nodes.unused - 1);
+        }
+        let id = nodes.head;
+        nodes.head = self.nodes.get(id).take_free_link();
+        Some(id)
+    }
+
+    fn free_node(&self, id: u32) {
+        let mut arena = self.arena.lock();
+        self.nodes.get(id).set_free_link(arena.nodes.head);
+        arena.nodes.head = id;
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool")
+            .field("config", &self.config)
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Keeps a [`Pool`] in use.
+#[derive(Debug)]
+pub struct PoolHandle {
+    pool: &'static Pool,
+}
+
+impl PoolHandle {
+    /// The pool, for as long as the process lives. Using it after the last handle is gone is
+    /// harmless and useless.
+    pub(crate) fn get(&self) -> &'static Pool {
+        self.pool
+    }
+
+    /// A folio in no cache, from the reserve if need be: for frozen copies and bounce buffers. Its
+    /// bytes are anything.
+    ///
+    /// # Errors
+    ///
+    /// [`FsError::NoMemory`] if even the reserve is used up.
+    pub fn alloc_private(&self, order: u32) -> Result<LockedFolio> {
+        self.pool.alloc_private(order)
+    }
+
+    /// Tries to reclaim `pages` pages; returns how many were.
+    pub fn shrink(&self, pages: u64) -> u64 {
+        self.pool.reclaim(pages)
+    }
+}
+
+impl Clone for PoolHandle {
+    fn clone(&self) -> Self {
+        self.pool.users.fetch_add(1, Ordering::Relaxed);
+        Self { pool: self.pool }
+    }
+}
+
+impl Drop for PoolHandle {
+    fn drop(&mut self) {
+        self.pool.put_user();
+    }
+}
+
+impl Deref for PoolHandle {
+    type Target = Pool;
+
+    fn deref(&self) -> &Pool {
+        self.pool
+    }
+}
+
+/// Pools nobody uses.
+#[cfg(not(any(iomap_shuttle, iomap_loom)))]
+mod retired {
+    use super::{Data, Errno, Pool, PoolConfig};
+    // Process-wide, and taken with no other lock held inside it: not on the ladder.
+    use std::sync::{Mutex, PoisonError};
+
+    static POOLS: Mutex<Vec<&'static Pool>> = Mutex::new(Vec::new());
+
+    pub(super) fn take(config: &PoolConfig) -> Option<&'static Pool> {
+        let mut pools = POOLS.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = pools.iter().position(|pool| pool.config == *config)?;
+        Some(pools.swap_remove(at))
+    }
+
+    pub(super) fn put(pool: &'static Pool) {
+        POOLS
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(pool);
+    }
+
+    pub(super) fn data(pages: u32, huge: bool) -> Result<Data, Errno> {
+        Data::new(pages, huge)
+    }
+}
+
+/// In a model the pool itself is forgotten (its atomics belong to the run), its data re-used.
+#[cfg(any(iomap_shuttle, iomap_loom))]
+mod retired {
+    use super::{Data, Errno, Pool, PoolConfig};
+    use std::sync::{Mutex, PoisonError};
+
+    static DATA: Mutex<Vec<Data>> = Mutex::new(Vec::new());
+
+    pub(super) fn take(_config: &PoolConfig) -> Option<&'static Pool> {
+        None
+    }
+
+    pub(super) fn put(pool: &'static Pool) {
+        DATA.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(pool.data.again());
+    }
+
+    pub(super) fn data(pages: u32, huge: bool) -> Result<Data, Errno> {
+        let mut all = DATA.lock().unwrap_or_else(PoisonError::into_inner);
+        match all.iter().position(|data| data.pages() == pages) {
+            Some(at) => Ok(all.swap_remove(at)),
+            None => Data::new(pages, huge),
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! Reclaim: which clean folios leave when memory runs short, and how an allocation waits.
+//!
+//! Owns the two lists of a pool and the allocation slow path. A new folio goes to the *probation*
+//! list; used again while it is there, it moves to the *main* list instead of being dropped. So a
+//! scan of a large file, which uses each folio once, passes through probation and leaves the main
+//! list alone. On the main list a use buys another round, up to three. Hits touch two bits of the
+//! folio and no lock.
+//!
+//! Reclaim runs in the thread that allocates, which may hold folio locks and a transaction: it
+//! never writes, never waits for a lock or for I/O. It drops folios that are clean, not under
+//! writeback, unlocked, referenced by their cache alone, and that the owner of the cache lets go.
+
+use smallvec::SmallVec;
+
+use super::folio_ref::FolioRef;
+use super::header::flag;
+use super::locked::LockedFolio;
+use super::pool::Pool;
+use crate::device::BlockDevice;
+use crate::error::{FsError, Result};
+use crate::page_cache::CacheOwner;
+use crate::sync::atomic::Ordering;
+
+/// Folios looked at with the list lock held once.
+const BATCH: usize = 32;
+/// Pages reclaimed at a time.
+const CHUNK: u64 = 64;
+/// How often an allocation waits for memory before it gives up: each wait takes a few
+/// milliseconds, or a request of the device.
+const PATIENCE: u32 = 400;
+
+/// One list: linked through the folios, newest first.
+#[derive(Debug, Default)]
+struct List {
+    head: u32,
+    tail: u32,
+    pages: u64,
+}
+
+/// The reclaim lists of a pool.
+#[derive(Debug, Default)]
+pub(super) struct Lists {
+    probation: List,
+    main: List,
+}
+
+impl List {
+    fn push(&mut self, pool: &Pool, id: u32) {
+        let folio = pool.folio(id);
+        folio.prev.store(0, Ordering::Relaxed);
+        folio.next.store(self.head, Ordering::Relaxed);
+        match self.head {
+            0 => self.tail = id,
+            head => pool.folio(head).prev.store(id, Ordering::Relaxed),
+        }
+        self.head = id;
+        self.pages += 1 << folio.order();
+    }
+
+    fn unlink(&mut self, pool: &Pool, id: u32) {
+        let folio = pool.folio(id);
+        let prev = folio.prev.load(Ordering::Relaxed);
+        let next = folio.next.load(Ordering::Relaxed);
+        match prev {
+            0 => self.head = next,
+            prev => pool.folio(prev).next.store(next, Ordering::Relaxed),
+        }
+        match next {
+            0 => self.tail = prev,
+            next => pool.folio(next).prev.store(prev, Ordering::Relaxed),
+        }
+        self.pages -= 1 << folio.order();
+    }
+}
+
+impl Lists {
+    /// Puts a new folio on probation.
+    pub(super) fn add(&mut self, pool: &Pool, id: u32) {
+        pool.folio(id).header.set(flag::ON_LIST);
+        self.probation.push(pool, id);
+    }
+
+    /// Takes a folio that is being freed off its list.
+    pub(super) fn remove(&mut self, pool: &Pool, id: u32) {
+        let flags = pool.folio(id).header.clear(flag::ON_LIST | flag::MAIN);
+        if flags & flag::MAIN != 0 {
+            self.main.unlink(pool, id);
+        } else {
+            self.probation.unlink(pool, id);
+        }
+    }
+
+    /// The next folio to try, moved to the young end of its list so that it is not seen again
+    /// soon. `None` for one that has earned its stay, is being freed, or cannot be dropped now.
+    fn next(&mut self, pool: &'static Pool) -> Option<FolioRef> {
+        // Probation may hold a quarter of the memory before its folios have to go first.
+        let young = self.probation.tail != 0
+            && (self.main.tail == 0 || self.probation.pages * 4 > self.main.pages);
+        let id = if young {
+            self.probation.tail
+        } else {
+            self.main.tail
+        };
+        let header = &pool.folio(id).header;
+        let flags = header.flags();
+        let used = (flags & flag::USED) >> flag::USED_SHIFT;
+        if young {
+            self.probation.unlink(pool, id);
+            if used >= 2 {
+                header.clear(flag::USED);
+                header.set(flag::MAIN);
+                self.main.push(pool, id);
+                return None;
+            }
+            self.probation.push(pool, id);
+        } else {
+            self.main.unlink(pool, id);
+            self.main.push(pool, id);
+            if used != 0 {
+                header.unmark_used();
+                return None;
+            }
+        }
+        let busy = flag::LOCKED | flag::DIRTY | flag::WRITEBACK;
+        if flags & busy != 0 || header.refs() != 1 || !header.try_get() {
+            return None;
+        }
+        Some(FolioRef::from_counted(pool, id))
+    }
+}
+
+impl Pool {
+    /// Puts a folio that has just joined a cache on probation.
+    pub(crate) fn list_folio(&'static self, folio: &FolioRef) {
+        self.lists().add(self, folio.id());
+    }
+
+    /// Drops clean folios until `pages` pages are reclaimed or all have been looked at. Returns the
+    /// pages reclaimed.
+    pub(super) fn reclaim(&'static self, pages: u64) -> u64 {
+        let mut done = 0;
+        let mut budget = {
+            let lists = self.lists();
+            // Every folio up to three times: once for each use.
+            lists.count_hint() * 3 + BATCH as u64
+        };
+        while done < pages && budget > 0 {
+            let mut batch: SmallVec<[FolioRef; BATCH]> = SmallVec::new();
+            {
+                let mut lists = self.lists();
+                for _ in 0..BATCH {
+                    if lists.is_empty() {
+                        budget = 1;
+                        break;
+                    }
+                    if let Some(folio) = lists.next(self) {
+                        batch.push(folio);
+                    }
+                }
+            }
+            budget = budget.saturating_sub(BATCH as u64);
+            self.counters()
+                .scanned
+                .fetch_add(BATCH as u64, Ordering::Relaxed);
+            for folio in batch {
+                done += self.reclaim_folio(folio);
+            }
+        }
+        self.counters().reclaimed.fetch_add(done, Ordering::Relaxed);
+        done
+    }
+
+    /// Drops one folio if it may be. Returns its pages if it was.
+    fn reclaim_folio(&'static self, folio: FolioRef) -> u64 {
+        let Ok(mut locked) = LockedFolio::try_lock(folio) else {
+            return 0;
+        };
+        if !locked.is_cached() || locked.is_dirty() || locked.is_writeback() {
+            return 0;
+        }
+        // Kept until the folio is unlocked: it may be the last reference to the owner.
+        let owner = self.owner_of(&locked);
+        if !may_go(owner.as_deref(), &mut locked) {
+            self.counters().refused.fetch_add(1, Ordering::Relaxed);
+            return 0;
+        }
+        let pages = locked.pages();
+        let mut dropped = false;
+        self.with_cache_of(&locked, |core, index| {
+            dropped = core.remove_frozen(self, index, &locked);
+        });
+        drop(locked);
+        if dropped { pages } else { 0 }
+    }
+
+    /// Drops a folio that was to be dropped behind its writeback, if nobody wants it. Runs in
+    /// completions.
+    pub(super) fn drop_behind(&'static self, folio: &FolioRef) {
+        let Ok(locked) = LockedFolio::try_lock(folio.clone()) else {
+            return;
+        };
+        if locked.is_dirty() || locked.is_writeback() || locked.is_mapped() || locked.has_private()
+        {
+            return;
+        }
+        self.with_cache_of(&locked, |core, index| {
+            core.remove(self, index, &locked);
+        });
+    }
+
+    /// A folio for a page cache of order `order`, or of a smaller one not below `min_order` if
+    /// memory is short. Born locked; its bytes are anything.
+    ///
+    /// # Errors
+    ///
+    /// [`FsError::WouldBlock`] if `nowait` and nothing is free or clean, [`FsError::NoMemory`] if
+    /// waiting did not help.
+    pub(crate) fn alloc(
+        &'static self,
+        order: u32,
+        min_order: u32,
+        nowait: bool,
+        device: &dyn BlockDevice,
+    ) -> Result<LockedFolio> {
+        if let Some(folio) = self.take_from_budget(order) {
+            return Ok(folio);
+        }
+        self.reclaim(CHUNK.max(1 << order));
+        if let Some(folio) = self.take_down(order, min_order) {
+            return Ok(folio);
+        }
+        if nowait {
+            return Err(FsError::WouldBlock);
+        }
+        self.counters().waits.fetch_add(1, Ordering::Relaxed);
+        for _ in 0..PATIENCE {
+            if let Some(pressure) = self.pressure() {
+                pressure.relieve(CHUNK);
+            }
+            if device.in_flight() > 0 {
+                wait_for_one(device);
+            } else {
+                self.wait_freeable();
+            }
+            self.reclaim(CHUNK);
+            if let Some(folio) = self.take_down(order, min_order) {
+                return Ok(folio);
+            }
+        }
+        Err(FsError::NoMemory)
+    }
+
+    fn take_down(&'static self, order: u32, min_order: u32) -> Option<LockedFolio> {
+        (min_order..=order)
+            .rev()
+            .find_map(|order| self.take_from_budget(order))
+    }
+}
+
+/// Asks the owner of the cache to unmap the folio and to let it go. Without an owner a folio with
+/// private state, or one that may be mapped, stays.
+pub(crate) fn may_go(owner: Option<&dyn CacheOwner>, folio: &mut LockedFolio) -> bool {
+    match owner {
+        Some(owner) => {
+            if folio.is_mapped() {
+                owner.unmap_folio(folio);
+            }
+            !folio.is_mapped() && owner.release_folio(folio)
+        }
+        None => !folio.is_mapped() && !folio.has_private(),
+    }
+}
+
+/// Waits for a request of the device to complete, if there is one.
+fn wait_for_one(device: &dyn BlockDevice) {
+    let mut asked = 0;
+    device.wait(&mut || {
+        asked += 1;
+        asked > 1 || device.in_flight() == 0
+    });
+}
+
+impl Lists {
+    fn is_empty(&self) -> bool {
+        self.probation.tail == 0 && self.main.tail == 0
+    }
+
+    /// At least the number of folios.
+    fn count_hint(&self) -> u64 {
+        self.probation.pages + self.main.pages
+    }
+}

@@ -1,0 +1,271 @@
+//! The page cache of one inode: which folio holds which pages of a file.
+//!
+//! # Responsibility boundary
+//!
+//! [`PageCache`] owns the index of an inode's folios and its marks, the only ways to lock a folio,
+//! to create one and to remove one, and the record of writeback errors. It does not read or write
+//! storage, knows neither mappings nor file size, and takes neither the inode lock nor the
+//! invalidate lock: those who fill, dirty and truncate it do, as the matrix says. Memory, and what
+//! leaves when it runs short, is [`folio`](crate::folio)'s.
+//!
+//! | Module | Owns |
+//! |---|---|
+//! | `index` | the radix tree and its marks |
+//! | `core` | what folios lead back to; folios joining and leaving the index |
+//! | [`lookup`] | finding, locking and creating folios; walks |
+//! | [`truncate`] | removing: truncate, invalidate, drop |
+//! | [`seek`] | data and holes in the cache |
+//! | [`errseq`] | writeback errors, reported once to each open file |
+//!
+//! # Locking
+//!
+//! ```text
+//! Inode → Invalidate → Folio (ascending) → PageCacheIndex → ReclaimList → FolioArena
+//! ```
+//!
+//! Lookups take no lock. The index lock is a leaf for everybody outside this module.
+
+pub(crate) mod core;
+pub mod errseq;
+pub(crate) mod index;
+pub mod lookup;
+pub mod seek;
+pub mod truncate;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::{Arc, Weak};
+
+use self::core::CacheCore;
+use crate::device::BlockDevice;
+use crate::error::{Errno, Result};
+use crate::folio::{FolioRef, LockedFolio, Pool, PoolHandle};
+use crate::units::{BlockBits, FileRange, PAGE_SHIFT};
+
+pub use errseq::{ErrSeq, ErrorSequence};
+pub use index::Mark;
+pub use lookup::{FolioBatch, GetFolio};
+pub use truncate::InvalidateError;
+
+/// The inode behind a page cache: asked before a folio leaves, told to write.
+///
+/// The hooks with a folio run with it locked, in any thread that allocates memory or removes pages,
+/// possibly with a transaction and other folios' locks held: they take inner locks only, and wait
+/// for nothing.
+pub trait CacheOwner: Send + Sync {
+    /// Whether a clean folio may leave the cache (reclaim, or invalidation before direct I/O). Drop
+    /// the private state when it may. By default a folio with private state stays.
+    fn release_folio(&self, folio: &mut LockedFolio) -> bool {
+        !folio.has_private()
+    }
+
+    /// The bytes `range` of the folio are being truncated or punched: forget what belongs to them.
+    /// By default, if the range is the whole folio, the private state is dropped with it.
+    fn invalidate_folio(&self, folio: &mut LockedFolio, range: Range<usize>) {
+        let _ = (folio, range);
+    }
+
+    /// Takes the folio out of every memory mapping and clears its mapped flag
+    /// ([`LockedFolio::set_mapped`]). Only called for folios that have it.
+    fn unmap_folio(&self, folio: &mut LockedFolio) {
+        let _ = folio;
+    }
+
+    /// Takes write permission for the folio away from every memory mapping, so that the next store
+    /// faults. Only called for folios with the mapped flag, before they are written.
+    fn write_protect_folio(&self, folio: &mut LockedFolio) {
+        let _ = folio;
+    }
+
+    /// Starts writing dirty folios of `range`, about `nr_to_write` pages, without waiting for the
+    /// I/O to end. Returns the pages handed to the device. Called by the flusher with no locks held.
+    ///
+    /// # Errors
+    ///
+    /// What made it stop.
+    fn write_dirty(&self, range: FileRange, nr_to_write: usize) -> Result<usize>;
+}
+
+/// The page cache of one inode.
+///
+/// Dropping it removes every folio at once, dirty or not: who cares for the data has written it
+/// before. Folios somebody still refers to live on, in no cache.
+pub struct PageCache {
+    core: &'static CacheCore,
+    id: u64,
+    blocks: BlockBits,
+    key: u64,
+    device: Arc<dyn BlockDevice>,
+    errors: ErrorSequence,
+    /// Last, so that the pool outlives the rest.
+    pool: PoolHandle,
+}
+
+impl PageCache {
+    /// An empty cache of folios from `pool`, with state in blocks of `blocks`, over `device`. `key`
+    /// is the inode number, for messages.
+    ///
+    /// Blocks larger than a page make every folio at least as large as a block.
+    #[must_use]
+    pub fn new(
+        pool: &PoolHandle,
+        blocks: BlockBits,
+        device: Arc<dyn BlockDevice>,
+        key: u64,
+    ) -> Self {
+        let pool = pool.clone();
+        let id = pool.get().caches().register();
+        Self {
+            core: pool.get().caches().get(id),
+            id,
+            blocks,
+            key,
+            device,
+            errors: ErrorSequence::new(),
+            pool,
+        }
+    }
+
+    /// Sets who is asked before folios leave and told to write them.
+    pub fn set_owner(&self, owner: Weak<dyn CacheOwner>) {
+        self.core.set_owner(self.id, Some(owner));
+    }
+
+    pub(crate) fn owner(&self) -> Option<Arc<dyn CacheOwner>> {
+        self.core.owner(self.id)
+    }
+
+    /// The id of this cache, never used for another.
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The pool its folios come from.
+    #[must_use]
+    pub fn pool(&self) -> &Pool {
+        self.pool.get()
+    }
+
+    /// A handle on the pool.
+    #[must_use]
+    pub fn pool_handle(&self) -> &PoolHandle {
+        &self.pool
+    }
+
+    /// The device under the inode.
+    #[must_use]
+    pub fn device(&self) -> &Arc<dyn BlockDevice> {
+        &self.device
+    }
+
+    /// The block size state is kept in.
+    #[must_use]
+    pub fn block_bits(&self) -> BlockBits {
+        self.blocks
+    }
+
+    /// The inode number.
+    #[must_use]
+    pub fn key(&self) -> u64 {
+        self.key
+    }
+
+    /// The order of the smallest folio: that of a block, if it is larger than a page.
+    #[must_use]
+    pub fn min_order(&self) -> u32 {
+        self.blocks.get().saturating_sub(PAGE_SHIFT)
+    }
+
+    /// Pages in the cache.
+    #[must_use]
+    pub fn nr_pages(&self) -> u64 {
+        self.core.nr_pages()
+    }
+
+    /// Pages of dirty folios in the cache.
+    #[must_use]
+    pub fn nr_dirty(&self) -> u64 {
+        self.core.nr_dirty()
+    }
+
+    /// Whether the cache is empty.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.nr_pages() == 0
+    }
+
+    // ---- errors
+
+    /// Records that writing something of this file failed.
+    pub fn record_error(&self, errno: Errno) {
+        self.errors.record(errno);
+    }
+
+    /// Where a file that is opened now begins in the sequence of errors.
+    #[must_use]
+    pub fn sample_error(&self) -> ErrSeq {
+        self.errors.sample()
+    }
+
+    /// Reports the last error to an open file, once.
+    ///
+    /// # Errors
+    ///
+    /// The error recorded last, if `since` has not seen it.
+    pub fn check_and_advance(&self, since: &mut ErrSeq) -> Result<(), Errno> {
+        self.errors.check_and_advance(since)
+    }
+
+    /// The errors of this file.
+    #[must_use]
+    pub fn errors(&self) -> &ErrorSequence {
+        &self.errors
+    }
+}
+
+impl Drop for PageCache {
+    fn drop(&mut self) {
+        let pool = self.pool.get();
+        loop {
+            let batch = self.batch(
+                crate::units::PageIndex::ZERO,
+                crate::units::PageIndex::END,
+                None,
+                usize::MAX,
+            );
+            if batch.is_empty() {
+                break;
+            }
+            for folio in &batch {
+                self.with_index_of(folio, |core, index| core.remove(pool, index, folio));
+            }
+        }
+        pool.caches().unregister(self.id);
+    }
+}
+
+impl PageCache {
+    /// Runs `f` with the index locked if the folio is in this cache.
+    fn with_index_of(
+        &self,
+        folio: &FolioRef,
+        f: impl FnOnce(&CacheCore, &mut index::IndexGuard<'_>),
+    ) {
+        if folio.is_mapped_in(self) {
+            self.pool.get().with_cache_of(folio, f);
+        }
+    }
+}
+
+impl fmt::Debug for PageCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PageCache")
+            .field("key", &self.key)
+            .field("nr_pages", &self.nr_pages())
+            .field("nr_dirty", &self.nr_dirty())
+            .finish_non_exhaustive()
+    }
+}
