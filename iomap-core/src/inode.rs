@@ -1,0 +1,167 @@
+//! The little the framework needs to know of a file.
+//!
+//! Owns the in-memory size with its ordering rules, the two locks every operation takes, the count
+//! of direct I/O in flight, the page cache. Owns no name, no mode, no extents: those are the
+//! backend's.
+
+use std::sync::Arc;
+
+use crate::device::BlockDevice;
+use crate::folio::PoolHandle;
+use crate::page_cache::PageCache;
+use crate::stats::Counters;
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Rank, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use crate::units::{BlockBits, FilePos, FileRange};
+
+mod inflight;
+
+pub use inflight::{DirectGuard, InFlight};
+
+/// The inode lock, held shared: reads, direct reads, direct overwrites.
+pub type SharedGuard<'a> = RwLockReadGuard<'a, ()>;
+/// The inode lock, held exclusively: everything that changes size or mappings.
+pub type ExclusiveGuard<'a> = RwLockWriteGuard<'a, ()>;
+
+/// What an [`Inode`] is made of.
+#[derive(Debug)]
+pub struct InodeConfig {
+    /// The inode number: orders the locks of two inodes, and names the file in messages.
+    pub ino: u64,
+    /// The block size: the unit of mapping and of the per-folio state.
+    pub block_bits: BlockBits,
+    /// The size at start.
+    pub size: FilePos,
+    /// Whose memory the cache uses.
+    pub pool: PoolHandle,
+    /// Where the blocks are.
+    pub device: Arc<dyn BlockDevice>,
+    /// Where events are counted.
+    pub counters: Arc<Counters>,
+}
+
+/// The framework's part of a file.
+#[derive(Debug)]
+pub struct Inode {
+    ino: u64,
+    block_bits: BlockBits,
+    /// The size in memory, bytes.
+    ///
+    /// Stored (`Release`) with the inode lock held exclusively, and when it grows by a buffered
+    /// write with the folio of the new bytes locked (rule F6). Loaded (`Acquire`) by anyone: who
+    /// sees the larger size sees the bytes below it in the cache.
+    size: AtomicU64,
+    lock: RwLock<()>,
+    invalidate: RwLock<()>,
+    direct: InFlight,
+    cache: PageCache,
+    device: Arc<dyn BlockDevice>,
+    counters: Arc<Counters>,
+}
+
+impl Inode {
+    /// A file with an empty cache.
+    #[must_use]
+    pub fn new(config: InodeConfig) -> Self {
+        let InodeConfig { ino, block_bits, size, pool, device, counters } = config;
+        Self {
+            ino,
+            block_bits,
+            size: AtomicU64::new(size.bytes()),
+            lock: RwLock::new(Rank::Inode, ino, ()),
+            invalidate: RwLock::new(Rank::Invalidate, ino, ()),
+            direct: InFlight::new(),
+            cache: PageCache::new(&pool, block_bits, Arc::clone(&device), ino),
+            device,
+            counters,
+        }
+    }
+
+    /// The inode number.
+    #[must_use]
+    pub const fn ino(&self) -> u64 {
+        self.ino
+    }
+
+    /// The block size.
+    #[must_use]
+    pub const fn block_bits(&self) -> BlockBits {
+        self.block_bits
+    }
+
+    /// The size in memory.
+    #[must_use]
+    pub fn size(&self) -> FilePos {
+        FilePos::saturating(self.size.load(Ordering::Acquire))
+    }
+
+    /// The bytes below the size.
+    #[must_use]
+    pub fn bytes(&self) -> FileRange {
+        FileRange::between(FilePos::ZERO, self.size())
+    }
+
+    /// Moves the size. The inode lock is held exclusively; a growing buffered write holds the lock
+    /// of the folio with the last new byte as well (rule F6). A completing direct write that grows
+    /// the file calls it while its submitter holds the inode lock.
+    pub fn set_size(&self, size: FilePos) {
+        self.size.store(size.bytes(), Ordering::Release);
+    }
+
+    /// Takes the inode lock shared.
+    pub fn lock_shared(&self) -> SharedGuard<'_> {
+        self.lock.read()
+    }
+
+    /// Takes the inode lock exclusively.
+    pub fn lock_exclusive(&self) -> ExclusiveGuard<'_> {
+        self.lock.write()
+    }
+
+    /// Takes the inode lock shared, unless that would wait.
+    pub fn try_lock_shared(&self) -> Option<SharedGuard<'_>> {
+        self.lock.try_read()
+    }
+
+    /// Takes the inode lock exclusively, unless that would wait.
+    pub fn try_lock_exclusive(&self) -> Option<ExclusiveGuard<'_>> {
+        self.lock.try_write()
+    }
+
+    /// The invalidate lock: shared while folios are filled from the device, exclusive while a
+    /// range of the file loses its blocks or its place.
+    #[must_use]
+    pub const fn invalidate_lock(&self) -> &RwLock<()> {
+        &self.invalidate
+    }
+
+    /// The direct I/O in flight.
+    #[must_use]
+    pub const fn direct(&self) -> &InFlight {
+        &self.direct
+    }
+
+    /// Waits until no direct I/O is in flight. New ones cannot start: they need the inode lock,
+    /// which `_evidence` shows to be held exclusively (rules O6, B62).
+    pub fn wait_for_direct(&self, _evidence: &ExclusiveGuard<'_>) {
+        self.direct.wait_idle(&*self.device);
+    }
+
+    /// The page cache.
+    #[must_use]
+    pub const fn cache(&self) -> &PageCache {
+        &self.cache
+    }
+
+    /// The device.
+    #[must_use]
+    pub const fn device(&self) -> &Arc<dyn BlockDevice> {
+        &self.device
+    }
+
+    /// The counters.
+    #[must_use]
+    pub const fn counters(&self) -> &Arc<Counters> {
+        &self.counters
+    }
+}

@@ -1,0 +1,154 @@
+//! Counters of what the framework did: cheap to count, read as a snapshot.
+//!
+//! Owns the list of counters and their sharding. A counter is a statistic: `Relaxed` everywhere, no
+//! ordering is promised, no decision is taken on it.
+
+use std::sync::Arc;
+
+use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident),+ $(,)?) => {
+        /// Which event.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(usize)]
+        #[expect(non_camel_case_types, reason = "the names are those of the snapshot's fields")]
+        pub enum Event { $($(#[$doc])* $name),+ }
+
+        const EVENTS: usize = [$(Event::$name),+].len();
+
+        /// What happened so far.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct Snapshot { $($(#[$doc])* pub $name: u64),+ }
+
+        impl Snapshot {
+            /// Every counter with its name, in a fixed order.
+            #[must_use]
+            pub fn named(&self) -> [(&'static str, u64); EVENTS] {
+                [$((stringify!($name), self.$name)),+]
+            }
+
+            /// What happened since `earlier`.
+            #[must_use]
+            pub fn since(&self, earlier: &Self) -> Self {
+                Self { $($name: self.$name.wrapping_sub(earlier.$name)),+ }
+            }
+        }
+
+        impl Counters {
+            /// The counts at this moment; not one instant over all of them.
+            #[must_use]
+            pub fn snapshot(&self) -> Snapshot {
+                Snapshot { $($name: self.sum(Event::$name)),+ }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Buffered reads: times a folio was found uptodate.
+    cache_hits,
+    /// Buffered reads: times bytes had to be fetched first.
+    cache_misses,
+    /// Pages brought in by readahead.
+    readahead_pages,
+    /// Bytes read by buffered reads.
+    buffered_read_bytes,
+    /// Bytes written by buffered writes.
+    buffered_write_bytes,
+    /// Bytes handed to the device by writeback.
+    written_back_bytes,
+    /// Runs of writeback submitted.
+    ioends,
+    /// Bytes read by direct I/O.
+    direct_read_bytes,
+    /// Bytes written by direct I/O.
+    direct_write_bytes,
+    /// Direct writes that fell back to buffered ones.
+    direct_fallbacks,
+    /// Times the cache could not be invalidated for a direct write.
+    direct_invalidate_failures,
+    /// Mappings found stale with the folio locked.
+    stale_remaps,
+    /// Mappings asked for.
+    mappings,
+    /// Short copies from the caller's memory.
+    short_copies,
+    /// Times a write was held up because too much is dirty.
+    throttled,
+    /// Folios found locked, or under writeback, and waited for.
+    folio_waits,
+    /// Writeback errors recorded.
+    writeback_errors,
+    /// Calls of fsync, fdatasync and the like.
+    syncs,
+}
+
+const SHARDS: usize = 8;
+
+/// One cache line of counters a thread.
+#[repr(align(128))]
+struct Shard([AtomicU64; EVENTS]);
+
+/// The counters of one file system instance.
+pub struct Counters {
+    shards: Box<[Shard]>,
+}
+
+impl Counters {
+    /// All zero.
+    #[must_use]
+    pub fn new() -> Arc<Self> {
+        let shard = || Shard(std::array::from_fn(|_| AtomicU64::new(0)));
+        Arc::new(Self { shards: (0..SHARDS).map(|_| shard()).collect() })
+    }
+
+    /// Counts one event.
+    pub fn count(&self, event: Event) {
+        self.add(event, 1);
+    }
+
+    /// Counts `n` events, or bytes.
+    pub fn add(&self, event: Event, n: u64) {
+        self.shards[shard()].0[event as usize].fetch_add(n, Relaxed);
+    }
+
+    fn sum(&self, event: Event) -> u64 {
+        self.shards.iter().map(|s| s.0[event as usize].load(Relaxed)).sum()
+    }
+}
+
+impl std::fmt::Debug for Counters {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Debug::fmt(&self.snapshot(), f)
+    }
+}
+
+/// The shard of this thread.
+fn shard() -> usize {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local! {
+        static SHARD: usize = NEXT.fetch_add(1, Ordering::Relaxed) % SHARDS;
+    }
+    SHARD.with(|shard| *shard)
+}
+
+#[cfg(all(test, not(any(iomap_shuttle, iomap_loom))))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_sums_over_threads() {
+        let counters = Counters::new();
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| counters.add(Event::mappings, 5));
+            }
+        });
+        let first = counters.snapshot();
+        assert_eq!(first.mappings, 15);
+        counters.count(Event::mappings);
+        assert_eq!(counters.snapshot().since(&first).mappings, 1);
+    }
+}
