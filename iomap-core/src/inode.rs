@@ -38,6 +38,9 @@ pub struct InodeConfig {
     pub device: Arc<dyn BlockDevice>,
     /// Where events are counted.
     pub counters: Arc<Counters>,
+    /// Whether bytes must not change while they are written back, because the device or the
+    /// backend computes a checksum of them.
+    pub stable_writes: bool,
 }
 
 /// The framework's part of a file.
@@ -57,13 +60,14 @@ pub struct Inode {
     cache: PageCache,
     device: Arc<dyn BlockDevice>,
     counters: Arc<Counters>,
+    stable_writes: bool,
 }
 
 impl Inode {
     /// A file with an empty cache.
     #[must_use]
     pub fn new(config: InodeConfig) -> Self {
-        let InodeConfig { ino, block_bits, size, pool, device, counters } = config;
+        let InodeConfig { ino, block_bits, size, pool, device, counters, stable_writes } = config;
         Self {
             ino,
             block_bits,
@@ -74,6 +78,7 @@ impl Inode {
             cache: PageCache::new(&pool, block_bits, Arc::clone(&device), ino),
             device,
             counters,
+            stable_writes,
         }
     }
 
@@ -145,6 +150,12 @@ impl Inode {
     /// which `_evidence` shows to be held exclusively (rules O6, B62).
     pub fn wait_for_direct(&self, _evidence: &ExclusiveGuard<'_>) {
         self.direct.wait_idle(&*self.device);
+    }
+
+    /// Whether a folio under writeback must be waited for before it is changed.
+    #[must_use]
+    pub const fn needs_stable_writes(&self) -> bool {
+        self.stable_writes
     }
 
     /// The page cache.

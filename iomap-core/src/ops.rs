@@ -211,6 +211,18 @@ pub trait MapOps: Send + Sync {
         true
     }
 
+    /// Bytes of the file are about to change: note the time, drop set-id bits and the like.
+    ///
+    /// - Called: once per write, before the first byte. Holding: the inode lock.
+    ///
+    /// # Errors
+    ///
+    /// The write does not happen.
+    fn file_modified(&self, nowait: bool) -> Result<()> {
+        let _ = nowait;
+        Ok(())
+    }
+
     /// Gives back delayed allocation reservations of the blocks of `range` (block aligned), and
     /// nothing else.
     ///
