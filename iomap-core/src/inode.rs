@@ -16,7 +16,7 @@ use crate::units::{BlockBits, FilePos, FileRange};
 
 mod inflight;
 
-pub use inflight::{DirectGuard, InFlight};
+pub use inflight::{DirectGuard, InFlight, raise, sees_raised};
 
 /// The inode lock, held shared: reads, direct reads, direct overwrites.
 pub type SharedGuard<'a> = RwLockReadGuard<'a, ()>;
@@ -67,7 +67,15 @@ impl Inode {
     /// A file with an empty cache.
     #[must_use]
     pub fn new(config: InodeConfig) -> Self {
-        let InodeConfig { ino, block_bits, size, pool, device, counters, stable_writes } = config;
+        let InodeConfig {
+            ino,
+            block_bits,
+            size,
+            pool,
+            device,
+            counters,
+            stable_writes,
+        } = config;
         Self {
             ino,
             block_bits,

@@ -56,7 +56,11 @@ impl Step<'_> {
     pub fn advance(&mut self, n: u64) -> Result<()> {
         let left = self.rest().len();
         if n > left {
-            return Err(ProtocolError::Overrun { pos: self.range.end(), by: n - left }.into());
+            return Err(ProtocolError::Overrun {
+                pos: self.range.end(),
+                by: n - left,
+            }
+            .into());
         }
         self.done += n;
         Ok(())
@@ -143,14 +147,28 @@ pub fn for_each_mapping<B: MapOps + ?Sized>(
     let mut retries = 0;
     let done = |rest: FileRange| range.len() - rest.len();
     while !rest.is_empty() {
-        let req = MapRequest { range: rest, intent, flags };
+        let req = MapRequest {
+            range: rest,
+            intent,
+            flags,
+        };
         let (finished, result) = match one_mapping(backend, &req, &mut body) {
             Ok(step) => step,
-            Err(error) => return Outcome { done: done(rest), result: Err(error) },
+            Err(error) => {
+                return Outcome {
+                    done: done(rest),
+                    result: Err(error),
+                };
+            }
         };
         rest = rest.skip(finished.done);
         match result {
-            Err(error) => return Outcome { done: done(rest), result: Err(error.into()) },
+            Err(error) => {
+                return Outcome {
+                    done: done(rest),
+                    result: Err(error.into()),
+                };
+            }
             Ok(Flow::Stop) => break,
             Ok(Flow::Continue) if finished.done > 0 => retries = 0,
             Ok(Flow::Continue) if finished.stale && retries < STALE_RETRIES_MAX => {
@@ -159,13 +177,22 @@ pub fn for_each_mapping<B: MapOps + ?Sized>(
                 crate::sync::thread::yield_now();
             }
             Ok(Flow::Continue) if finished.stale => {
-                let error = ProtocolError::NoProgress { pos: rest.start(), retries };
-                return Outcome { done: done(rest), result: Err(MapError::Fs(error.into())) };
+                let error = ProtocolError::NoProgress {
+                    pos: rest.start(),
+                    retries,
+                };
+                return Outcome {
+                    done: done(rest),
+                    result: Err(MapError::Fs(error.into())),
+                };
             }
             Ok(Flow::Continue) => break,
         }
     }
-    Outcome { done: done(rest), result: Ok(()) }
+    Outcome {
+        done: done(rest),
+        result: Ok(()),
+    }
 }
 
 struct StepEnd {
@@ -186,10 +213,17 @@ fn one_mapping<B: MapOps + ?Sized>(
         mapped = %mapped.iomap.range, kind = ?mapped.iomap.kind,
     );
     let checked = check_answer(req, &mapped);
-    let range = checked.as_ref().map_or(FileRange::at_most(req.range.start(), 0), |range| *range);
+    let range = checked
+        .as_ref()
+        .map_or(FileRange::at_most(req.range.start(), 0), |range| *range);
     let source = mapped.source.as_ref().unwrap_or(&mapped.iomap);
-    let mut step =
-        Step { iomap: &mapped.iomap, source, range, done: 0, core: CoreFlags::empty() };
+    let mut step = Step {
+        iomap: &mapped.iomap,
+        source,
+        range,
+        done: 0,
+        core: CoreFlags::empty(),
+    };
     let result = match checked {
         Ok(_) => body(&mut step),
         Err(error) => Err(error.into()),
@@ -208,7 +242,13 @@ fn one_mapping<B: MapOps + ?Sized>(
         Err(error) if done == 0 && result.is_ok() => Err(error),
         _ => result,
     };
-    Ok((StepEnd { done, stale: core.contains(CoreFlags::STALE) }, result))
+    Ok((
+        StepEnd {
+            done,
+            stale: core.contains(CoreFlags::STALE),
+        },
+        result,
+    ))
 }
 
 /// Checks an answer where it enters, and returns the part of the request it covers.
@@ -216,20 +256,32 @@ fn check_answer<L>(req: &MapRequest, mapped: &Mapped<L>) -> Result<FileRange, Pr
     let asked = req.range.start();
     for iomap in std::iter::once(&mapped.iomap).chain(&mapped.source) {
         if !iomap.range.contains(asked) {
-            return Err(ProtocolError::NotCovering { asked, got: iomap.range });
+            return Err(ProtocolError::NotCovering {
+                asked,
+                got: iomap.range,
+            });
         }
         if matches!(iomap.kind, MapKind::Inline { .. }) && iomap.range.start().bytes() != 0 {
-            return Err(ProtocolError::BadKind { what: "inline data not at position 0", pos: asked });
+            return Err(ProtocolError::BadKind {
+                what: "inline data not at position 0",
+                pos: asked,
+            });
         }
         if let MapKind::Mapped { addr } | MapKind::Unwritten { addr } = iomap.kind
             && addr.checked_add(iomap.range.len()).is_none()
         {
-            return Err(ProtocolError::BadKind { what: "an extent past 2^64 bytes", pos: asked });
+            return Err(ProtocolError::BadKind {
+                what: "an extent past 2^64 bytes",
+                pos: asked,
+            });
         }
     }
     let writes = matches!(req.intent, Intent::Write | Intent::WriteFault);
     if writes && matches!(mapped.iomap.kind, MapKind::Hole) {
-        return Err(ProtocolError::BadKind { what: "a hole to write to", pos: asked });
+        return Err(ProtocolError::BadKind {
+            what: "a hole to write to",
+            pos: asked,
+        });
     }
     let range = req.range.intersect(mapped.iomap.range);
     Ok(match &mapped.source {

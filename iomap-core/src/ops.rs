@@ -57,7 +57,10 @@ impl Intent {
     /// Whether bytes will change or must get storage.
     #[must_use]
     pub const fn is_write(self) -> bool {
-        matches!(self, Self::Write | Self::Zero | Self::Unshare | Self::WriteFault)
+        matches!(
+            self,
+            Self::Write | Self::Zero | Self::Unshare | Self::WriteFault
+        )
     }
 }
 
@@ -127,7 +130,11 @@ impl<L> Mapped<L> {
     /// An answer without a separate source.
     #[must_use]
     pub const fn new(iomap: Iomap, lease: L) -> Self {
-        Self { iomap, source: None, lease }
+        Self {
+            iomap,
+            source: None,
+            lease,
+        }
     }
 }
 

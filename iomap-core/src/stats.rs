@@ -100,7 +100,9 @@ impl Counters {
     #[must_use]
     pub fn new() -> Arc<Self> {
         let shard = || Shard(std::array::from_fn(|_| AtomicU64::new(0)));
-        Arc::new(Self { shards: (0..SHARDS).map(|_| shard()).collect() })
+        Arc::new(Self {
+            shards: (0..SHARDS).map(|_| shard()).collect(),
+        })
     }
 
     /// Counts one event.
@@ -114,7 +116,10 @@ impl Counters {
     }
 
     fn sum(&self, event: Event) -> u64 {
-        self.shards.iter().map(|s| s.0[event as usize].load(Relaxed)).sum()
+        self.shards
+            .iter()
+            .map(|s| s.0[event as usize].load(Relaxed))
+            .sum()
     }
 }
 

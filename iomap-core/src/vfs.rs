@@ -358,12 +358,8 @@ pub trait Vfs: Send + Sync {
     /// # Errors
     ///
     /// `ENOTDIR`, or what reading the directory gives.
-    fn readdir(
-        &self,
-        dir: Ino,
-        cookie: u64,
-        emit: &mut dyn FnMut(&DirEntry) -> bool,
-    ) -> Result<()>;
+    fn readdir(&self, dir: Ino, cookie: u64, emit: &mut dyn FnMut(&DirEntry) -> bool)
+    -> Result<()>;
 
     /// Opens a regular file. The inode stays alive while it is open, also without a name.
     ///

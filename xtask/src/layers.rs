@@ -22,7 +22,7 @@ const LEVELS: &[(&str, &[&str])] = &[
     ("layer 1, page cache", &["page_cache"]),
     ("layer 1, inode", &["inode"]),
     ("layer 1, flusher", &["flusher"]),
-    ("layer 2, contract and iterator", &["ops", "iter", "vfs"]),
+    ("layer 2, contract and iterator", &["user", "ops", "iter"]),
     (
         "layer 3, operations",
         &[
@@ -32,6 +32,8 @@ const LEVELS: &[(&str, &[&str])] = &[
             "zero",
             "unshare",
             "delalloc",
+            "folio_write",
+            "resize",
             "writeback",
             "ioend",
             "fsync",
@@ -44,7 +46,7 @@ const LEVELS: &[(&str, &[&str])] = &[
             "bio_read",
         ],
     ),
-    ("layer 4, files", &["file", "aio"]),
+    ("layer 4, files", &["file", "aio", "vfs"]),
 ];
 
 const SRC: &str = "iomap-core/src/";

@@ -111,7 +111,10 @@ pub struct DirectGuard(Arc<Shared>);
 impl Drop for DirectGuard {
     fn drop(&mut self) {
         let before = self.0.count.fetch_sub(1, Ordering::Release);
-        debug_assert!(before > 0, "direct I/O count lowered more often than raised");
+        debug_assert!(
+            before > 0,
+            "direct I/O count lowered more often than raised"
+        );
         if before == 1 {
             let _idle = self.0.idle.lock();
             self.0.changed.notify_all();
