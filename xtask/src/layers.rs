@@ -17,9 +17,8 @@ const LEVELS: &[(&str, &[&str])] = &[
         ],
     ),
     ("layer 1, devices", &["device"]),
-    ("layer 1, folios", &["folio"]),
-    ("layer 1, memory mappings", &["mmap"]),
-    ("layer 1, page cache", &["page_cache"]),
+    // One level: a pool owns the index nodes, and a folio leads back to the index it is in.
+    ("layer 1, memory", &["folio", "page_cache", "mmap"]),
     ("layer 1, inode", &["inode"]),
     ("layer 1, flusher", &["flusher"]),
     ("layer 2, contract and iterator", &["user", "ops", "iter"]),

@@ -18,6 +18,7 @@ const PROOF_DISTANCE: usize = 14;
 const UNSAFE_FILES: &[&str] = &[
     "iomap-core/src/folio/bytes.rs",
     "iomap-core/src/folio/arena.rs",
+    "iomap-core/src/folio/state_ptr.rs",
     "iomap-core/src/device/bio.rs",
     "iomap-core/src/device/bytes.rs",
     "iomap-core/src/device/ring*",
@@ -27,7 +28,25 @@ const UNSAFE_FILES: &[&str] = &[
 
 /// Findings that are known and not mended yet: (rule, file). An entry that is not needed any more
 /// is a finding itself.
-const RATCHET: &[(&str, &str)] = &[("file-length", "testfs/src/format/item.rs")];
+const RATCHET: &[(&str, &str)] = &[
+    ("file-length", "iomap-core/src/folio/locked.rs"),
+    ("file-length", "iomap-core/src/folio/pool.rs"),
+    ("file-length", "iomap-core/src/page_cache/index.rs"),
+    ("file-length", "testfs/src/format/item.rs"),
+];
+
+/// Files of the core that name a lock or an atomic of the standard library: what they use it for is
+/// no part of any protocol, so no model checker needs to see it.
+const PLAIN_SYNC_FILES: &[(&str, &str)] = &[
+    (
+        "iomap-core/src/folio/bytes.rs",
+        "file bytes, seen as atomic bytes",
+    ),
+    (
+        "iomap-core/src/folio/pool.rs",
+        "the process-wide list of retired pools",
+    ),
+];
 
 type Findings = Vec<(&'static str, String)>;
 
@@ -230,7 +249,10 @@ fn unsafe_code(source: &Source) -> Findings {
 /// In the core, locks and atomics are named in `sync/` only, where the model checkers swap them.
 fn sync_imports(source: &Source) -> Findings {
     let core = source.path.starts_with("iomap-core/src/");
-    if !core || source.path.starts_with("iomap-core/src/sync/") {
+    let plain = PLAIN_SYNC_FILES
+        .iter()
+        .any(|(path, _)| source.path == *path);
+    if !core || plain || source.path.starts_with("iomap-core/src/sync/") {
         return Vec::new();
     }
     let mut findings = Vec::new();

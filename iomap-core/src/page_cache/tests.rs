@@ -111,9 +111,10 @@ fn writeback_walks_through_flags_marks_and_counts() {
     folio.set_range_dirty(4096..5000);
     assert!(folio.is_dirty() && cache.has_dirty(all));
     assert_eq!((pool.nr_dirty(), cache.nr_dirty()), (4, 4));
-    assert_eq!(
-        folio.dirty_ranges(usize::MAX).collect::<Vec<_>>(),
-        [4096..8192]
+    assert!(
+        folio
+            .dirty_ranges(usize::MAX)
+            .eq(std::iter::once(4096..8192))
     );
     assert_eq!(folio.dirty_ranges(4096).count(), 0);
 
