@@ -29,10 +29,15 @@ pub fn release_unwritten<B: MapOps + ?Sized>(backend: &B, range: FileRange, ioma
     let _invalidate = inode.invalidate_lock().write();
     // Dirty data exists up to the end of the file only; what is reserved past it goes whatever the
     // cache holds there.
-    let in_file = range.intersect(FileRange::between(FilePos::ZERO, inode.size().round_up(bits)));
+    let in_file = range.intersect(FileRange::between(
+        FilePos::ZERO,
+        inode.size().round_up(bits),
+    ));
     let mut done = range.start();
     while done < in_file.end() {
-        let Some(folio) = inode.cache().next(done.page(), in_file.end().page_up()) else { break };
+        let Some(folio) = inode.cache().next(done.page(), in_file.end().page_up()) else {
+            break;
+        };
         let after = folio.range().end();
         if let Some(folio) = inode.cache().lock(&folio) {
             for dirty in dirty_in(&folio, in_file) {

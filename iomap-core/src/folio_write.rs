@@ -78,7 +78,11 @@ pub(crate) fn change_folio<B: FolioOps + ?Sized, S: UserSource>(
     how: &How<'_>,
     change: &mut Change<'_, S>,
 ) -> Result<Changed> {
-    let req = FolioRequest { op: change.op(), range, nowait: how.nowait };
+    let req = FolioRequest {
+        op: change.op(),
+        range,
+        nowait: how.nowait,
+    };
     let mut guard = backend.before_lock(&req)?;
     let changed = locked_part(backend, &mut guard, &req, how, change);
     let after = backend.after_unlock(guard, &req);
@@ -155,10 +159,16 @@ fn change_locked<S: UserSource>(
     };
     if done < bytes.len() && !was_uptodate {
         // Bytes that were neither read nor copied must not become visible (rule B37).
-        return Ok(Changed::Bytes { done: 0, grew: false });
+        return Ok(Changed::Bytes {
+            done: 0,
+            grew: false,
+        });
     }
     if done == 0 {
-        return Ok(Changed::Bytes { done: 0, grew: false });
+        return Ok(Changed::Bytes {
+            done: 0,
+            grew: false,
+        });
     }
     folio.set_range_uptodate(bytes.clone());
     let written = bytes.start..bytes.start + done;
@@ -173,7 +183,10 @@ fn change_locked<S: UserSource>(
         // Under the folio lock: writeback of this folio sees the size that covers it (rule F6).
         inode.set_size(end);
     }
-    Ok(Changed::Bytes { done: done as u64, grew })
+    Ok(Changed::Bytes {
+        done: done as u64,
+        grew,
+    })
 }
 
 /// The bytes of `range` as offsets into the folio.
@@ -217,7 +230,11 @@ fn fill_block(
     how: &How<'_>,
 ) -> Result<()> {
     let start = folio.range().start().saturating_add(block.start as u64);
-    let source = if matches!(how.source.kind, MapKind::Hole) { how.iomap } else { how.source };
+    let source = if matches!(how.source.kind, MapKind::Hole) {
+        how.iomap
+    } else {
+        how.source
+    };
     if start >= inode.size() && !source.flags.contains(crate::iomap::FsFlags::BEYOND_EOF) {
         folio.zero(block);
         return Ok(());
@@ -249,15 +266,27 @@ fn read_block(
     if nowait {
         return Err(FsError::WouldBlock);
     }
-    if !source.range.covers(FileRange::at_most(start, block.len() as u64)) {
-        return Err(ProtocolError::BadKind { what: "a mapping that ends inside a block", pos: start }
-            .into());
+    if !source
+        .range
+        .covers(FileRange::at_most(start, block.len() as u64))
+    {
+        return Err(ProtocolError::BadKind {
+            what: "a mapping that ends inside a block",
+            pos: start,
+        }
+        .into());
     }
     let Some(addr) = source.addr_at(start) else {
-        return Err(ProtocolError::BadKind { what: "no address to read from", pos: start }.into());
+        return Err(ProtocolError::BadKind {
+            what: "no address to read from",
+            pos: start,
+        }
+        .into());
     };
     let segment = folio.segment(block.start, block.len());
-    inode.device().transfer(BioOp::Read, addr, block.len() as u64, &[segment])?;
+    inode
+        .device()
+        .transfer(BioOp::Read, addr, block.len() as u64, &[segment])?;
     Ok(())
 }
 
@@ -290,7 +319,11 @@ fn store_inline(
 fn check_inline(range: FileRange, data: &dyn InlineBuffer) -> Result<()> {
     if range.end().bytes() > data.capacity() as u64 {
         let what = "inline data without room for the write";
-        return Err(ProtocolError::BadKind { what, pos: range.start() }.into());
+        return Err(ProtocolError::BadKind {
+            what,
+            pos: range.start(),
+        }
+        .into());
     }
     Ok(())
 }

@@ -4,7 +4,7 @@
 //! of direct I/O in flight, the page cache. Owns no name, no mode, no extents: those are the
 //! backend's.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::device::BlockDevice;
 use crate::folio::PoolHandle;
@@ -14,9 +14,13 @@ use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Rank, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use crate::units::{BlockBits, FilePos, FileRange};
 
+mod attached;
 mod inflight;
+mod ioends;
 
+pub use attached::Attached;
 pub use inflight::{DirectGuard, InFlight, raise, sees_raised};
+pub use ioends::{Helping, Ioend, IoendQueue};
 
 /// The inode lock, held shared: reads, direct reads, direct overwrites.
 pub type SharedGuard<'a> = RwLockReadGuard<'a, ()>;
@@ -61,6 +65,8 @@ pub struct Inode {
     device: Arc<dyn BlockDevice>,
     counters: Arc<Counters>,
     stable_writes: bool,
+    ioends: Arc<IoendQueue>,
+    attached: OnceLock<Attached>,
 }
 
 impl Inode {
@@ -87,6 +93,8 @@ impl Inode {
             device,
             counters,
             stable_writes,
+            ioends: Arc::new(IoendQueue::new()),
+            attached: OnceLock::new(),
         }
     }
 
@@ -182,5 +190,23 @@ impl Inode {
     #[must_use]
     pub const fn counters(&self) -> &Arc<Counters> {
         &self.counters
+    }
+
+    /// Finished writeback that waits for task context.
+    #[must_use]
+    pub const fn ioends(&self) -> &Arc<IoendQueue> {
+        &self.ioends
+    }
+
+    /// Who writes the inode in the background; `None` before
+    /// [`writeback::attach`](crate::writeback::attach).
+    #[must_use]
+    pub fn attached(&self) -> Option<&Attached> {
+        self.attached.get()
+    }
+
+    /// Sets who writes the inode in the background. The first call counts.
+    pub(crate) fn attach(&self, attached: Attached) {
+        let _first = self.attached.set(attached);
     }
 }

@@ -1,15 +1,26 @@
 //! iomap for user space.
+pub mod delalloc;
 pub mod device;
 pub mod error;
 pub mod fiemap;
+pub mod flusher;
 pub mod folio;
+pub mod folio_write;
+pub mod fsync;
 pub mod inode;
+pub mod ioend;
 pub mod iomap;
 pub mod iter;
 pub mod ops;
 pub mod page_cache;
+pub mod resize;
 pub mod seek;
 pub mod stats;
 pub mod sync;
 pub mod units;
+pub mod unshare;
+pub mod user;
 pub mod vfs;
+pub mod write;
+pub mod writeback;
+pub mod zero;

@@ -42,8 +42,12 @@ pub fn isize_extended(inode: &Inode, from: FilePos, to: FilePos) {
     if to <= from || from.offset_in_page() == 0 {
         return;
     }
-    let Some(folio) = inode.cache().find(from.page()) else { return };
-    let Some(mut folio) = inode.cache().lock(&folio) else { return };
+    let Some(folio) = inode.cache().find(from.page()) else {
+        return;
+    };
+    let Some(mut folio) = inode.cache().lock(&folio) else {
+        return;
+    };
     if !folio.is_dirty() {
         return;
     }

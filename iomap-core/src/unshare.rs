@@ -33,14 +33,23 @@ pub fn unshare_range<B: FolioOps + ?Sized>(backend: &B, range: FileRange) -> Res
 /// The body for one mapping.
 fn unshare_mapping<B: FolioOps + ?Sized>(backend: &B, step: &mut Step<'_>) -> Result<Flow> {
     let shared = step.iomap().flags.contains(FsFlags::SHARED);
-    if !shared || matches!(step.source().kind, MapKind::Hole | MapKind::Unwritten { .. }) {
+    if !shared
+        || matches!(
+            step.source().kind,
+            MapKind::Hole | MapKind::Unwritten { .. }
+        )
+    {
         step.advance(step.rest().len())?;
         return Ok(Flow::Continue);
     }
     while !step.rest().is_empty() {
         flusher::balance_dirty_pages(backend.inode(), false)?;
-        let how =
-            How { iomap: step.iomap(), source: step.source(), nowait: false, dontcache: false };
+        let how = How {
+            iomap: step.iomap(),
+            source: step.source(),
+            nowait: false,
+            dontcache: false,
+        };
         let range = step.rest().take(CHUNK_MAX);
         match change_folio(backend, range, &how, &mut Change::<SliceSource<'_>>::Keep)? {
             Changed::Bytes { done, .. } => step.advance(done)?,

@@ -56,16 +56,25 @@ pub fn buffered_write<B: FolioOps + ?Sized, S: UserSource>(
     let Some(range) = FileRange::at(pos, source.remaining() as u64) else {
         return Err(FsError::TooBig);
     };
-    let mut write = Write { backend, source, options, leftovers: SmallVec::new() };
+    let mut write = Write {
+        backend,
+        source,
+        options,
+        leftovers: SmallVec::new(),
+    };
     let mut flags = MapFlags::empty();
     flags.set(MapFlags::NOWAIT, options.nowait);
     flags.set(MapFlags::DONTCACHE, options.dontcache);
-    let outcome =
-        for_each_mapping(backend, range, Intent::Write, flags, |step| write.mapping(step));
+    let outcome = for_each_mapping(backend, range, Intent::Write, flags, |step| {
+        write.mapping(step)
+    });
     for (left, iomap) in write.leftovers {
         delalloc::release_unwritten(backend, left, &iomap);
     }
-    backend.inode().counters().add(Event::buffered_write_bytes, outcome.done);
+    backend
+        .inode()
+        .counters()
+        .add(Event::buffered_write_bytes, outcome.done);
     outcome.bytes_or_error()
 }
 

@@ -83,7 +83,9 @@ fn zero_cached<B: FolioOps + ?Sized>(
     let cache = backend.inode().cache();
     while !step.rest().is_empty() {
         let rest = step.rest();
-        let Some(folio) = cache.next(rest.start().page(), rest.end().page_up()) else { break };
+        let Some(folio) = cache.next(rest.start().page(), rest.end().page_up()) else {
+            break;
+        };
         let here = folio.range().intersect(rest);
         step.advance(here.start().since(rest.start()))?;
         if folio.is_dirty() || folio.is_writeback() {
@@ -113,7 +115,12 @@ fn zero_folio<B: FolioOps + ?Sized>(
     zeroed: &mut bool,
 ) -> Result<bool> {
     flusher::balance_dirty_pages(backend.inode(), false)?;
-    let how = How { iomap: step.iomap(), source: step.source(), nowait: false, dontcache: false };
+    let how = How {
+        iomap: step.iomap(),
+        source: step.source(),
+        nowait: false,
+        dontcache: false,
+    };
     let range = range.take(CHUNK_MAX);
     match change_folio(backend, range, &how, &mut Change::<SliceSource<'_>>::Zero)? {
         Changed::Bytes { done, .. } => {

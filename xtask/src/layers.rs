@@ -19,8 +19,8 @@ const LEVELS: &[(&str, &[&str])] = &[
     ("layer 1, devices", &["device"]),
     // One level: a pool owns the index nodes, and a folio leads back to the index it is in.
     ("layer 1, memory", &["folio", "page_cache", "mmap"]),
-    ("layer 1, inode", &["inode"]),
-    ("layer 1, flusher", &["flusher"]),
+    // One level: an inode knows who writes it in the background.
+    ("layer 1, inode and flusher", &["inode", "flusher"]),
     ("layer 2, contract and iterator", &["user", "ops", "iter"]),
     (
         "layer 3, operations",

@@ -262,14 +262,19 @@ impl LockedFolio {
             return;
         }
         let pool = self.pool();
+        let mut first = false;
         pool.with_cache_of(self, |core, index| {
             // Under the index lock, so that a cache that goes away sees flag and count together.
             header.set(flag::DIRTY);
+            first = core.nr_dirty() == 0;
             pool.count_dirty(self.pages(), true);
             core.count_dirty(self.pages(), true);
             index.set_mark(self.meta().index(), self.order(), Mark::Dirty);
             core.publish_marks(index);
         });
+        if first && let Some(owner) = pool.owner_of(self) {
+            owner.became_dirty();
+        }
     }
 
     /// The runs of dirty blocks that start before byte `limit`, in order, as byte ranges; the last

@@ -102,7 +102,7 @@ impl CacheCore {
     }
 
     /// Pages of dirty folios, at this moment.
-    pub(super) fn nr_dirty(&self) -> u64 {
+    pub(crate) fn nr_dirty(&self) -> u64 {
         self.nr_dirty.load(Ordering::Relaxed)
     }
 

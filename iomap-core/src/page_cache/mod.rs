@@ -80,6 +80,10 @@ pub trait CacheOwner: Send + Sync {
         let _ = folio;
     }
 
+    /// The cache was clean and has its first dirty folio, which is locked: note that the inode has
+    /// to be written some time.
+    fn became_dirty(&self) {}
+
     /// Starts writing dirty folios of `range`, about `nr_to_write` pages, without waiting for the
     /// I/O to end. Returns the pages handed to the device. Called by the flusher with no locks held.
     ///

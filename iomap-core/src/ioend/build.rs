@@ -1,0 +1,278 @@
+//! Builds runs: appends what is contiguous, cuts bios, submits.
+//!
+//! Owns the append rule ([`can_append`]), the byte-exact end of a run (rules B39, B40), and the
+//! limits. The folios handed in are locked and under writeback, with their pending bytes preset.
+
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use super::FOLIOS_MAX;
+use super::in_flight::{InFlightIoend, Route};
+use crate::device::{Bio, BioOp, BlockDevice, Completion, Segment};
+use crate::folio::FolioRef;
+use crate::inode::Ioend;
+use crate::iomap::{FsFlags, Iomap, MapKind};
+use crate::stats::{Counters, Event};
+use crate::units::{DevAddr, FilePos, FileRange};
+
+/// Bytes after which a bio is submitted while its run goes on.
+const BIO_BYTES: u64 = 4 << 20;
+/// Segments of one bio: what one `pwritev` takes.
+const BIO_SEGMENTS: usize = 1024;
+
+/// Dirty bytes of one folio in one mapping: whole blocks.
+#[derive(Debug)]
+pub(crate) struct Run<'a> {
+    /// The folio, locked and under writeback.
+    pub(crate) folio: &'a FolioRef,
+    /// Where in the folio, bytes.
+    pub(crate) offset: usize,
+    /// What to write, and where to: the mapping cut to the run.
+    pub(crate) iomap: Iomap,
+    /// Whether the mapping begins with this run: matters for [`FsFlags::BOUNDARY`].
+    pub(crate) starts_mapping: bool,
+    /// The size of the file when the folio was looked at.
+    pub(crate) size: FilePos,
+    /// Whether the backend has something to do afterwards.
+    pub(crate) needs_work: bool,
+}
+
+impl Run<'_> {
+    /// The bytes that are data: cut at the end of the file, empty if a truncate has moved it below
+    /// (rules B39, B40).
+    pub(crate) fn exact(&self) -> FileRange {
+        exact_range(self.iomap.range, self.size)
+    }
+}
+
+/// `blocks` cut at the end of the file.
+pub(crate) fn exact_range(blocks: FileRange, size: FilePos) -> FileRange {
+    FileRange::between(blocks.start(), blocks.end().min(size))
+}
+
+/// The device address of the first byte.
+fn addr(iomap: &Iomap) -> Option<DevAddr> {
+    match iomap.kind {
+        MapKind::Mapped { addr } | MapKind::Unwritten { addr } => Some(addr),
+        MapKind::Hole | MapKind::Delalloc | MapKind::Inline { .. } => None,
+    }
+}
+
+/// Whether `next` may continue a run that holds the bytes of `exact` and was written to `iomap`:
+/// same class, contiguous in the file to the byte and on the device, not across a boundary.
+///
+/// A run that ends at the end of the file, inside a block, is never continued: its size on disk
+/// must not cover what comes after it (rule B39).
+pub(crate) fn can_append(
+    exact: FileRange,
+    iomap: &Iomap,
+    folios: usize,
+    next: &Iomap,
+    next_starts_mapping: bool,
+) -> bool {
+    let contiguous = || {
+        let end = addr(iomap)?.checked_add(iomap.range.len())?;
+        Some(end == addr(next)?)
+    };
+    let boundary = next_starts_mapping && next.flags.contains(FsFlags::BOUNDARY);
+    folios < FOLIOS_MAX
+        && !boundary
+        && Ioend::same_class(iomap, next)
+        && exact.end() == next.range.start()
+        && iomap.range.end() == next.range.start()
+        && contiguous() == Some(true)
+}
+
+/// Collects runs and submits them.
+pub(crate) struct Builder<'a> {
+    device: &'a dyn BlockDevice,
+    counters: &'a Counters,
+    route: Route,
+    keep: Option<Arc<dyn Send + Sync>>,
+    bio_bytes: u64,
+    open: Option<Open>,
+    /// Runs submitted whose end the caller waits for itself.
+    submitted: Vec<Arc<InFlightIoend>>,
+}
+
+/// The run that is being built.
+struct Open {
+    ioend: Ioend,
+    in_flight: Arc<InFlightIoend>,
+    bio: Option<BioParts>,
+}
+
+struct BioParts {
+    addr: DevAddr,
+    len: u64,
+    segments: SmallVec<[Segment; 16]>,
+}
+
+impl<'a> Builder<'a> {
+    /// Nothing collected. `keep` holds the backend's inode for as long as a run needs work.
+    pub(crate) fn new(
+        device: &'a dyn BlockDevice,
+        counters: &'a Counters,
+        route: Route,
+        keep: Option<Arc<dyn Send + Sync>>,
+    ) -> Self {
+        let limits = device.limits();
+        let most = limits.max_transfer.min(BIO_BYTES);
+        // At least one block of the device, whatever it says.
+        let bio_bytes = (most - most % limits.block_size).max(limits.block_size);
+        Self {
+            device,
+            counters,
+            route,
+            keep,
+            bio_bytes,
+            open: None,
+            submitted: Vec::new(),
+        }
+    }
+
+    /// Whether nothing waits for submission.
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.open.is_none()
+    }
+
+    /// Adds a run: to the open one, or to a new one after submitting that.
+    pub(crate) fn add(&mut self, run: &Run<'_>) {
+        let fits = self.open.as_ref().is_some_and(|open| {
+            let (ioend, folios) = (&open.ioend, open.ioend.folios.len());
+            can_append(
+                ioend.range,
+                &ioend.iomap,
+                folios,
+                &run.iomap,
+                run.starts_mapping,
+            )
+        });
+        if !fits {
+            self.submit();
+            self.start(run);
+        }
+        let Some(open) = &mut self.open else { return };
+        open.extend(run);
+        self.counters
+            .add(Event::written_back_bytes, run.iomap.range.len());
+        self.cut_bios(run);
+    }
+
+    fn start(&mut self, run: &Run<'_>) {
+        let start = run.iomap.range.start();
+        let ioend = Ioend {
+            range: FileRange::at_most(start, 0),
+            iomap: Iomap {
+                range: FileRange::at_most(start, 0),
+                ..run.iomap.clone()
+            },
+            folios: Vec::new(),
+            error: None,
+            needs_work: false,
+            keep: None,
+        };
+        let in_flight = InFlightIoend::new(self.route.clone());
+        self.open = Some(Open {
+            ioend,
+            in_flight,
+            bio: None,
+        });
+    }
+
+    /// Puts the memory of the run into bios, submitting each that is full.
+    fn cut_bios(&mut self, run: &Run<'_>) {
+        let Some(open) = &mut self.open else { return };
+        let Some(start) = addr(&run.iomap) else {
+            return;
+        };
+        let len = run.iomap.range.len();
+        let mut done = 0;
+        while done < len {
+            let bio = open.bio.get_or_insert_with(|| BioParts {
+                addr: start.plus(done),
+                len: 0,
+                segments: SmallVec::new(),
+            });
+            let part = (len - done).min(self.bio_bytes - bio.len);
+            // A run lies in one folio: its length fits a `usize`.
+            let (from, bytes) = (run.offset + done as usize, part as usize);
+            bio.segments.push(run.folio.segment(from, bytes));
+            bio.len += part;
+            done += part;
+            if bio.len == self.bio_bytes || bio.segments.len() == BIO_SEGMENTS {
+                open.submit_bio(self.device);
+            }
+        }
+    }
+
+    /// Submits what was collected.
+    pub(crate) fn submit(&mut self) {
+        let Some(mut open) = self.open.take() else {
+            return;
+        };
+        open.submit_bio(self.device);
+        let Open {
+            mut ioend,
+            in_flight,
+            ..
+        } = open;
+        if ioend.needs_work {
+            ioend.keep.clone_from(&self.keep);
+        }
+        self.counters.count(Event::ioends);
+        tracing::trace!(
+            target: "iomap::writeback", range = %ioend.range, kind = ?ioend.iomap.kind,
+            folios = ioend.folios.len(), "ioend"
+        );
+        if self.route.worker.is_none() {
+            self.submitted.push(Arc::clone(&in_flight));
+        }
+        in_flight.close(ioend);
+    }
+
+    /// Waits until the device is done with what was submitted; only without a worker.
+    pub(crate) fn wait_submitted(&mut self) {
+        for in_flight in self.submitted.drain(..) {
+            self.device.wait(&mut || in_flight.is_done());
+        }
+    }
+}
+
+impl Drop for Builder<'_> {
+    /// Folios under writeback must not be forgotten, whatever happened.
+    fn drop(&mut self) {
+        self.submit();
+    }
+}
+
+impl Open {
+    fn extend(&mut self, run: &Run<'_>) {
+        let bytes = run.iomap.range.len();
+        let start = self.ioend.range.start();
+        self.ioend.range = FileRange::between(start, run.exact().end());
+        self.ioend.iomap.range = FileRange::between(start, run.iomap.range.end());
+        self.ioend.needs_work |= run.needs_work;
+        // At most the length of a folio, 2 MiB.
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        match self.ioend.folios.last_mut() {
+            Some((folio, n)) if folio.index() == run.folio.index() => *n += bytes,
+            _ => self.ioend.folios.push((run.folio.clone(), bytes)),
+        }
+    }
+
+    fn submit_bio(&mut self, device: &dyn BlockDevice) {
+        let Some(parts) = self.bio.take() else { return };
+        self.in_flight.add_bio();
+        let in_flight = Arc::clone(&self.in_flight);
+        let done = Completion::call(move |result| in_flight.bio_done(result));
+        device.submit(Bio::new(
+            BioOp::WRITE,
+            parts.addr,
+            parts.len,
+            &parts.segments,
+            done,
+        ));
+    }
+}

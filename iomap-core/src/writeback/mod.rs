@@ -1,0 +1,238 @@
+//! Writeback: dirty bytes of the page cache on their way to storage.
+//!
+//! Owns the walk over dirty folios ([`write_pages`]), what happens to one of them (`folio`), the
+//! wait for the end ([`wait`]) and the tie between a backend and the cache, pool and flusher that
+//! call it ([`attach`]). How runs become device requests, and what happens when those end, is
+//! [`ioend`](crate::ioend); fsync and its family are [`fsync`](crate::fsync).
+//!
+//! # Locks
+//!
+//! Called with no folio lock and no transaction. Takes one folio lock at a time, in ascending order.
+//! What was collected is submitted before anything that may wait: for a folio lock, for the end of
+//! an earlier writeback, for a transaction. So nobody waits for a run that has not been submitted
+//! by a thread that waits for them.
+//!
+//! Kernel counterpart: `iomap_writepages`, `iomap_writeback_folio`.
+
+mod folio;
+mod owner;
+pub(crate) mod wait;
+
+use std::sync::Arc;
+
+pub use owner::{Owner, attach};
+
+use crate::error::{FsError, Result};
+use crate::inode::Inode;
+use crate::ioend::build::Builder;
+use crate::ioend::finish;
+use crate::ioend::in_flight::Route;
+use crate::ops::WritebackOps;
+use crate::page_cache::Mark;
+use crate::sync::{Rank, rank};
+use crate::units::FileRange;
+
+/// Folios looked at between two looks at the index.
+const BATCH: usize = 32;
+
+/// Whether a writeback has to be complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SyncMode {
+    /// For memory: skips what is busy, stops after the pages asked for.
+    None,
+    /// For integrity: everything that was dirty at the start is submitted. Ends however fast
+    /// others dirty more.
+    All,
+}
+
+/// What to write, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct WritebackControl {
+    /// The bytes; a folio that touches the range is written as a whole.
+    pub range: FileRange,
+    /// Whether everything has to be written.
+    pub sync: SyncMode,
+    /// Pages after which to stop; only without [`SyncMode::All`].
+    pub nr_to_write: u64,
+    /// Write only what has storage already, open no transaction, pass none of the folio points,
+    /// do no conversions in this thread: for a journal that writes ordered data in its commit. What
+    /// has no storage stays dirty.
+    pub mapped_only: bool,
+}
+
+impl WritebackControl {
+    /// Everything dirty in `range`, for integrity.
+    #[must_use]
+    pub const fn sync(range: FileRange) -> Self {
+        Self {
+            range,
+            sync: SyncMode::All,
+            nr_to_write: u64::MAX,
+            mapped_only: false,
+        }
+    }
+
+    /// About `nr_to_write` dirty pages of `range`, whatever is easy.
+    #[must_use]
+    pub const fn background(range: FileRange, nr_to_write: u64) -> Self {
+        Self {
+            range,
+            sync: SyncMode::None,
+            nr_to_write,
+            mapped_only: false,
+        }
+    }
+
+    /// Only what has storage already. See [`WritebackControl::mapped_only`].
+    #[must_use]
+    pub const fn mapped_only(mut self) -> Self {
+        self.mapped_only = true;
+        self
+    }
+}
+
+/// One call of [`write_pages`]: what it collects on its way.
+struct Pass<'a, B: WritebackOps + ?Sized> {
+    backend: &'a B,
+    inode: &'a Inode,
+    control: WritebackControl,
+    builder: Builder<'a>,
+    /// Whether this thread finishes queued runs while it waits.
+    may_finish: bool,
+    /// Pages of the folios written.
+    written: u64,
+    /// The first error after which the data is still dirty. The others are recorded.
+    error: Option<FsError>,
+}
+
+/// Starts writing the dirty folios of a range, and waits for none that it submitted. Returns the
+/// pages of the folios it took on.
+///
+/// An error that loses data is recorded in the page cache, for `fsync` of every open file; it does
+/// not end the walk. Without a flusher ([`attach`]) nobody else finishes the writeback, so then
+/// this waits for it.
+///
+/// # Errors
+///
+/// The first one after which data is still dirty: of `before_lock` or `folio_prepare`.
+///
+/// # Panics
+///
+/// With the rank checker on, if a transaction (but for `mapped_only`) or a folio lock is held.
+pub fn write_pages<B: WritebackOps + ?Sized>(
+    backend: &B,
+    control: &WritebackControl,
+) -> Result<u64> {
+    walk(backend, control, false)
+}
+
+/// As [`write_pages`]. With `may_finish` the caller holds no locks at all: while the walk waits it
+/// does the work of finished writeback.
+pub(crate) fn walk<B: WritebackOps + ?Sized>(
+    backend: &B,
+    control: &WritebackControl,
+    may_finish: bool,
+) -> Result<u64> {
+    let outermost = if control.mapped_only {
+        Rank::Folio
+    } else {
+        Rank::TransactionBeforeFolio
+    };
+    rank::assert_none_from(outermost, "writeback");
+    let inode = backend.inode();
+    if !inode.cache().has_dirty(control.range) {
+        return Ok(0);
+    }
+    let (route, keep) = route(inode);
+    let alone = route.worker.is_none();
+    let mut pass = Pass {
+        backend,
+        inode,
+        control: *control,
+        builder: Builder::new(&**inode.device(), inode.counters(), route, keep),
+        may_finish: may_finish && !control.mapped_only,
+        written: 0,
+        error: None,
+    };
+    pass.run(alone);
+    match pass.error.take() {
+        Some(error) => Err(error),
+        None => Ok(pass.written),
+    }
+}
+
+/// Where runs go that need task context: to the worker, if the inode has one and is here to stay.
+fn route(inode: &Inode) -> (Route, Option<Arc<dyn Send + Sync>>) {
+    let queue = Arc::clone(inode.ioends());
+    let attached = inode
+        .attached()
+        .filter(|attached| attached.flusher().worker().ensure());
+    let kept = attached.and_then(|attached| Some((attached, attached.owner().keep()?)));
+    match kept {
+        Some((attached, keep)) => {
+            let worker = attached.flusher().worker().clone();
+            let owner = Arc::downgrade(attached.owner());
+            (
+                Route {
+                    queue,
+                    worker: Some((worker, owner)),
+                },
+                Some(keep),
+            )
+        }
+        None => (
+            Route {
+                queue,
+                worker: None,
+            },
+            None,
+        ),
+    }
+}
+
+impl<B: WritebackOps + ?Sized> Pass<'_, B> {
+    /// Walks the marks. `alone`: nobody else finishes what is submitted.
+    fn run(&mut self, alone: bool) {
+        let cache = self.inode.cache();
+        let mark = match self.control.sync {
+            SyncMode::All => {
+                cache.tag_for_writeback(self.control.range);
+                Mark::ToWrite
+            }
+            SyncMode::None => Mark::Dirty,
+        };
+        let (mut at, end) = self.control.range.pages();
+        loop {
+            let batch = cache.batch(at, end, Some(mark), BATCH);
+            let Some(last) = batch.last() else { break };
+            at = last.end_index();
+            for folio in &batch {
+                if self.is_enough() {
+                    break;
+                }
+                self.write_folio(folio);
+                if alone {
+                    self.finish_own();
+                }
+            }
+            if self.is_enough() {
+                break;
+            }
+        }
+        self.builder.submit();
+        if alone {
+            self.finish_own();
+        }
+    }
+
+    fn is_enough(&self) -> bool {
+        self.control.sync == SyncMode::None && self.written >= self.control.nr_to_write
+    }
+
+    /// Submits, waits for the device, finishes: when there is no worker.
+    fn finish_own(&mut self) {
+        self.builder.submit();
+        self.builder.wait_submitted();
+        finish::finish_queued(self.backend);
+    }
+}
