@@ -14,20 +14,30 @@
 //!   failed, all later ones fail too (see `Handle::flush`): what was written before may be gone.
 
 use std::fmt;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::bio::{Bio, BioOp, Segment};
 use super::handle::Handle;
-use super::open::{OpenError, OpenOptions, open};
+use super::open::{Backend, OpenError, OpenOptions, open};
 use super::parking::Parking;
+use super::request::Request;
+use super::ring::Ring;
 use super::{BlockDevice, Limits};
-use crate::error::DeviceError;
+use crate::error::{DeviceError, Errno};
 use crate::units::DevAddr;
 
 /// A regular file or a block device.
 pub struct FileDevice {
-    handle: Handle,
-    parking: Parking,
+    engine: Engine,
+    handle: Arc<Handle>,
+}
+
+enum Engine {
+    /// Requests complete in the call that submits them.
+    Syscalls(Parking),
+    Ring(Box<Ring>),
 }
 
 impl FileDevice {
@@ -37,11 +47,39 @@ impl FileDevice {
     ///
     /// See [`OpenError`]; every variant names the path.
     pub fn open(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Self, OpenError> {
-        let handle = open(path.as_ref(), options)?;
-        Ok(Self {
-            handle,
-            parking: Parking::new(),
-        })
+        let handle = Arc::new(open(path.as_ref(), options)?);
+        let ring = match options.backend {
+            Backend::Uring => Some(Ring::new(Arc::clone(&handle))),
+            // The kernel's page cache, and files in memory, would send requests to its workers:
+            // slower than a plain call.
+            Backend::Auto if handle.direct.is_some() => Some(Ring::new(Arc::clone(&handle))),
+            Backend::Auto | Backend::Syscalls => None,
+        };
+        let engine = match ring {
+            Some(Ok(ring)) => Engine::Ring(Box::new(ring)),
+            Some(Err(errno)) if options.backend == Backend::Uring => {
+                return Err(OpenError::NoRing {
+                    path: handle.path.clone(),
+                    errno,
+                });
+            }
+            Some(Err(_)) | None => Engine::Syscalls(Parking::new()),
+        };
+        Ok(Self { engine, handle })
+    }
+
+    /// Runs a request in this call: for all of them without a ring, for some with one.
+    fn run(&self, bio: Bio, admitted: Result<(), Errno>) {
+        let result =
+            admitted.and_then(|()| self.handle.run(bio.op, bio.addr, bio.len, &bio.segments));
+        bio.complete(result);
+        self.wake();
+    }
+
+    /// Whether requests go through io_uring.
+    #[must_use]
+    pub const fn uses_ring(&self) -> bool {
+        matches!(self.engine, Engine::Ring(_))
     }
 
     /// The path it was opened by.
@@ -52,13 +90,13 @@ impl FileDevice {
 
     /// Whether transfers bypass the kernel's page cache.
     #[must_use]
-    pub const fn is_direct(&self) -> bool {
+    pub fn is_direct(&self) -> bool {
         self.handle.direct.is_some()
     }
 
     /// Whether changes are refused.
     #[must_use]
-    pub const fn is_read_only(&self) -> bool {
+    pub fn is_read_only(&self) -> bool {
         self.handle.read_only
     }
 }
@@ -73,28 +111,62 @@ impl BlockDevice for FileDevice {
     }
 
     fn submit(&self, bio: Bio) {
-        let handle = &self.handle;
-        let result = handle
-            .admit(bio.op, bio.addr, bio.len, &bio.segments)
-            .and_then(|()| handle.run(bio.op, bio.addr, bio.len, &bio.segments));
-        bio.complete(result);
-        self.parking.notify();
+        let admitted = self.handle.admit(bio.op, bio.addr, bio.len, &bio.segments);
+        match &self.engine {
+            Engine::Ring(ring) if admitted.is_ok() && !Request::is_inline(&self.handle, &bio) => {
+                ring.submit(bio);
+            }
+            _ => self.run(bio, admitted),
+        }
     }
 
-    fn poll(&self) {}
+    fn poll(&self) {
+        if let Engine::Ring(ring) = &self.engine {
+            ring.poll();
+        }
+    }
 
     fn wait(&self, done: &mut dyn FnMut() -> bool) {
-        self.parking.wait(done);
+        match &self.engine {
+            Engine::Syscalls(parking) => parking.wait(done),
+            Engine::Ring(ring) => ring.wait(done),
+        }
     }
 
     fn wake(&self) {
-        self.parking.notify();
+        match &self.engine {
+            Engine::Syscalls(parking) => parking.notify(),
+            Engine::Ring(ring) => ring.wake(),
+        }
     }
 
     fn in_flight(&self) -> usize {
-        0
+        match &self.engine {
+            Engine::Syscalls(_) => 0,
+            Engine::Ring(ring) => ring.in_flight(),
+        }
     }
 
+    fn plug(&self) {
+        if let Engine::Ring(ring) = &self.engine {
+            ring.plug();
+        }
+    }
+
+    fn unplug(&self) {
+        if let Engine::Ring(ring) = &self.engine {
+            ring.unplug();
+        }
+    }
+
+    fn completion_fd(&self) -> Option<BorrowedFd<'_>> {
+        match &self.engine {
+            Engine::Syscalls(_) => None,
+            Engine::Ring(ring) => Some(ring.fd()),
+        }
+    }
+
+    /// A plain system call: at a queue depth of one no ring is faster.
     fn transfer(
         &self,
         op: BioOp,
@@ -111,7 +183,11 @@ impl BlockDevice for FileDevice {
 
 impl Drop for FileDevice {
     fn drop(&mut self) {
-        // A request the kernel still holds on to must not keep the image locked.
+        if let Engine::Ring(ring) = &self.engine {
+            ring.drain();
+        }
+        // The kernel gives up a ring's references to the file later: they must not keep the image
+        // locked.
         let _ = self.handle.file.unlock();
     }
 }

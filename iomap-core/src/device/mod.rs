@@ -25,6 +25,8 @@ pub mod memory;
 pub mod open;
 pub mod parking;
 mod raw;
+mod request;
+mod ring;
 
 use std::fmt;
 

@@ -8,8 +8,9 @@ use proptest::prelude::*;
 use super::super::{Backend, DeviceBuf, DirectMode};
 use super::*;
 use crate::error::Errno;
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-const SIZE: u64 = 256 << 10;
+const SIZE: u64 = 1 << 20;
 
 /// Directories to test in: one on a disk, one in memory.
 fn places() -> Vec<tempfile::TempDir> {
@@ -90,7 +91,7 @@ enum Op {
 }
 
 fn ops() -> impl Strategy<Value = Vec<Op>> {
-    let range = || (0..600u64, 1..80u64);
+    let range = || (0..2080u64, 1..80u64);
     let write = (
         range(),
         any::<u8>(),
@@ -410,5 +411,223 @@ fn a_request_can_own_its_memory() {
         let (result, buf) = got.unwrap();
         result.unwrap();
         assert_eq!(&buf[..], &data[..], "{name}");
+    }
+}
+
+/// A device on a disk with a ring, if this machine lets us have one.
+fn with_ring(dir: &tempfile::TempDir) -> Option<FileDevice> {
+    let options = OpenOptions {
+        backend: Backend::Uring,
+        ..create()
+    };
+    match FileDevice::open(dir.path().join("ring"), &options) {
+        Ok(device) => Some(device),
+        Err(OpenError::NoRing { .. }) => None,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// Submits a read of `len` bytes at `addr` that counts itself in `count` and checks for `byte`.
+fn counted_read(device: &FileDevice, addr: u64, len: usize, byte: u8, count: &Arc<AtomicUsize>) {
+    let count = Arc::clone(count);
+    let buf = DeviceBuf::zeroed(len, 4096);
+    device.submit(Bio::owned(
+        BioOp::Read,
+        at(addr),
+        buf,
+        move |result, buf| {
+            result.unwrap();
+            assert!(buf.iter().all(|&b| b == byte));
+            count.fetch_add(1, Ordering::Release);
+        },
+    ));
+}
+
+#[test]
+fn many_threads_share_the_ring_and_each_gets_its_answers() {
+    let dir = tempfile::tempdir().unwrap();
+    for (_, device) in devices(&dir) {
+        let threads = 8u64;
+        std::thread::scope(|scope| {
+            for n in 0..threads {
+                let device = &device;
+                scope.spawn(move || {
+                    let base = n * 16 * 1024;
+                    for round in 0..40u8 {
+                        let byte = round ^ n as u8;
+                        let tickets: Vec<_> = (0..4)
+                            .map(|i| {
+                                let (done, ticket) = crate::device::completion::ticket();
+                                let mut buf = DeviceBuf::from_slice(&[byte; 4096], 4096);
+                                let segment = Segment::of_mut(&mut buf);
+                                let addr = at(base + i * 4096);
+                                device.submit(Bio::new(BioOp::WRITE, addr, 4096, &[segment], done));
+                                (ticket, buf)
+                            })
+                            .collect();
+                        for (ticket, _buf) in tickets {
+                            ticket.wait(device).unwrap();
+                        }
+                        let count = Arc::new(AtomicUsize::new(0));
+                        for i in 0..4 {
+                            counted_read(device, base + i * 4096, 4096, byte, &count);
+                        }
+                        device.wait(&mut || count.load(Ordering::Acquire) == 4);
+                    }
+                });
+            }
+        });
+        assert_eq!(device.in_flight(), 0);
+    }
+}
+
+#[test]
+fn a_waiter_that_is_done_hands_the_ring_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(device) = with_ring(&dir) else {
+        return;
+    };
+    // Two waiters for a flag that no request sets: one drives, one follows. Each is let go by a
+    // wake; the second must take over and see the completion of a request submitted afterwards.
+    let flags = [AtomicBool::new(false), AtomicBool::new(false)];
+    let count = Arc::new(AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| device.wait(&mut || flags[0].load(Ordering::Acquire)));
+        let second = scope.spawn(|| {
+            device.wait(&mut || flags[1].load(Ordering::Acquire));
+            device.wait(&mut || count.load(Ordering::Acquire) == 1);
+        });
+        flags[0].store(true, Ordering::Release);
+        device.wake();
+        first.join().unwrap();
+        counted_read(&device, 0, 4096, 0, &count);
+        flags[1].store(true, Ordering::Release);
+        device.wake();
+        second.join().unwrap();
+    });
+}
+
+#[test]
+fn a_waiter_sees_the_answers_of_a_thread_that_does_not_wait() {
+    let dir = tempfile::tempdir().unwrap();
+    for (_, device) in devices(&dir) {
+        for _ in 0..50 {
+            let count = Arc::new(AtomicUsize::new(0));
+            std::thread::scope(|scope| {
+                // The submitter exits at once: what it started must end all the same.
+                scope.spawn(|| counted_read(&device, 0, 65536, 0, &count));
+                let flush = || device.wait(&mut || count.load(Ordering::Acquire) == 1);
+                scope.spawn(flush);
+                scope.spawn(flush);
+            });
+        }
+    }
+}
+
+#[test]
+fn a_flush_survives_the_thread_that_submitted_it() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, device) in devices(&dir) {
+        for _ in 0..20 {
+            device.write_at(at(0), &[1; 4096]).unwrap();
+            let (done, ticket) = crate::device::completion::ticket();
+            std::thread::scope(|scope| {
+                scope.spawn(|| device.submit(Bio::new(BioOp::Flush, at(0), 0, &[], done)));
+            });
+            assert_eq!(ticket.wait(&device), Ok(()), "{name}");
+        }
+    }
+}
+
+#[test]
+fn polling_is_enough() {
+    let dir = tempfile::tempdir().unwrap();
+    for (_, device) in devices(&dir) {
+        let count = Arc::new(AtomicUsize::new(0));
+        for n in 0..32 {
+            counted_read(&device, n * 4096, 4096, 0, &count);
+        }
+        while device.in_flight() > 0 {
+            device.poll();
+            std::thread::yield_now();
+        }
+        assert_eq!(count.load(Ordering::Acquire), 32);
+    }
+}
+
+#[test]
+fn more_requests_than_the_ring_holds() {
+    let dir = tempfile::tempdir().unwrap();
+    for (_, device) in devices(&dir) {
+        let count = Arc::new(AtomicUsize::new(0));
+        for n in 0..2000 {
+            counted_read(&device, n % 64 * 4096, 4096, 0, &count);
+        }
+        device.wait(&mut || count.load(Ordering::Acquire) == 2000);
+        assert_eq!(device.in_flight(), 0);
+    }
+}
+
+#[test]
+fn a_plug_keeps_requests_back_until_it_goes_or_somebody_waits() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(device) = with_ring(&dir) else {
+        return;
+    };
+    let count = Arc::new(AtomicUsize::new(0));
+    let plug = crate::device::Plug::new(&device);
+    counted_read(&device, 0, 4096, 0, &count);
+    assert_eq!(device.in_flight(), 1);
+    device.wait(&mut || count.load(Ordering::Acquire) == 1);
+    counted_read(&device, 0, 4096, 0, &count);
+    drop(plug);
+    device.wait(&mut || count.load(Ordering::Acquire) == 2);
+}
+
+#[test]
+fn a_request_of_very_many_segments_is_done_in_parts() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, device) in devices(&dir) {
+        // The same small piece of memory over and over: more segments than one call takes.
+        let (segment, count) = (512, 2000);
+        let mut buf = DeviceBuf::from_slice(&pattern(3, segment), 4096);
+        let parts = vec![Segment::of_mut(&mut buf); count];
+        let data = pattern(3, segment).repeat(count);
+        let (done, ticket) = crate::device::completion::ticket();
+        let len = (segment * count) as u64;
+        device.submit(Bio::new(BioOp::WRITE, at(0), len, &parts, done));
+        ticket.wait(&device).unwrap();
+        let mut back = vec![0; data.len()];
+        device.read_at(at(0), &mut back).unwrap();
+        assert!(back == data, "{name}");
+    }
+}
+
+#[test]
+fn dropping_the_device_waits_for_its_requests() {
+    let dir = tempfile::tempdir().unwrap();
+    for (_, device) in devices(&dir) {
+        let count = Arc::new(AtomicUsize::new(0));
+        for n in 0..16 {
+            counted_read(&device, n * 4096, 4096, 0, &count);
+        }
+        drop(device);
+        assert_eq!(count.load(Ordering::Acquire), 16);
+    }
+}
+
+#[test]
+fn a_dropped_ticket_does_not_stop_the_request() {
+    let dir = tempfile::tempdir().unwrap();
+    for (_, device) in devices(&dir) {
+        let (done, ticket) = crate::device::completion::ticket();
+        let mut buf = DeviceBuf::from_slice(&[4; 4096], 4096);
+        let segment = Segment::of_mut(&mut buf);
+        device.submit(Bio::new(BioOp::WRITE, at(0), 4096, &[segment], done));
+        drop(ticket);
+        device.wait(&mut || device.in_flight() == 0);
+        let mut back = [0; 4096];
+        device.read_at(at(0), &mut back).unwrap();
+        assert_eq!(back, [4; 4096]);
     }
 }
