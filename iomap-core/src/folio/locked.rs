@@ -207,6 +207,12 @@ impl LockedFolio {
         self.set_range_uptodate(0..self.len());
     }
 
+    /// Says that the folio was brought in by somebody who will not want it again: it is dropped
+    /// when it has been read or written.
+    pub fn set_dropbehind(&mut self) {
+        self.meta().header.set(flag::DROPBEHIND);
+    }
+
     // ---- dirty
 
     /// Whether some block that `range` touches is dirty.

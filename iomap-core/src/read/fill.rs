@@ -1,0 +1,327 @@
+//! Filling folios: plan, zero what has no bytes on the device, read the rest.
+//!
+//! Owns the way of a locked folio from created to up to date. First every piece is planned with
+//! all folios locked; only then is anything submitted, so the number of pieces of a folio is known
+//! before the first can complete (rule B26). Errors go to whoever waits; a folio that failed stays
+//! not up to date.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::device::{Bio, BioOp, Completion, Segment};
+use crate::error::{DeviceError, Result};
+use crate::folio::{LockedFolio, ReadingFolio};
+use crate::folio_write::fill_inline;
+use crate::inode::Inode;
+use crate::iomap::{Iomap, MapKind};
+use crate::iter::{Flow, Step, for_each_mapping};
+use crate::ops::{Intent, MapFlags, MapOps};
+use crate::readahead::Window;
+use crate::sync::atomic::{AtomicU32, Ordering};
+use crate::sync::{Mutex, Rank};
+use crate::units::{DevAddr, FilePos, FileRange};
+
+/// The first error of a read in flight.
+#[derive(Clone, Debug)]
+pub(super) struct FirstError(Arc<Mutex<Option<DeviceError>>>);
+
+impl FirstError {
+    fn new() -> Self {
+        Self(Arc::new(Mutex::new(Rank::InodeState, None)))
+    }
+
+    /// The error, if the read has failed.
+    pub(super) fn get(&self) -> Option<DeviceError> {
+        self.0.lock().clone()
+    }
+
+    fn set(&self, error: DeviceError) {
+        self.0.lock().get_or_insert(error);
+    }
+}
+
+/// Creates the folios of a window, as far as nothing is there yet and the file reaches, and starts
+/// reading them. Returns the pages created.
+///
+/// Holding: the invalidate lock, shared.
+pub(super) fn bring_in<B: MapOps + ?Sized>(
+    backend: &B,
+    window: &Window,
+    dontcache: bool,
+) -> Result<u64> {
+    let inode = backend.inode();
+    let end = window.start.plus(window.size).min(inode.size().page_up());
+    let mut folios = Vec::new();
+    let mut at = window.start;
+    while at < end {
+        match create(inode, at, end, window.order) {
+            Ok(Some(folio)) => {
+                at = folio.end_index();
+                folios.push(folio);
+            }
+            Ok(None) => break,
+            Err(error) if folios.is_empty() => return Err(error),
+            Err(_) => break,
+        }
+    }
+    let pages = folios.iter().map(|folio| folio.pages()).sum();
+    for folio in &mut folios {
+        if dontcache {
+            folio.set_dropbehind();
+        }
+        if window
+            .marker
+            .is_some_and(|m| folio.index() <= m && m < folio.end_index())
+        {
+            folio.set_readahead();
+        }
+    }
+    if !folios.is_empty() {
+        start_reading(backend, folios, &FirstError::new())?;
+    }
+    Ok(pages)
+}
+
+/// The largest folio at `at` that is aligned, ends in the window and meets no other.
+fn create(
+    inode: &Inode,
+    at: crate::units::PageIndex,
+    end: crate::units::PageIndex,
+    order: u32,
+) -> Result<Option<LockedFolio>> {
+    let least = inode.cache().min_order();
+    let aligned = at.get().trailing_zeros();
+    let fits = end.since(at).max(1).ilog2();
+    let mut order = order.min(aligned).min(fits).max(least);
+    loop {
+        match inode.cache().create_for_read(at, order)? {
+            Some(folio) => return Ok(Some(folio)),
+            None if order > least => order -= 1,
+            None => return Ok(None),
+        }
+    }
+}
+
+/// Starts reading the missing blocks of one locked folio. The lock goes with the read.
+pub(super) fn read_locked<B: MapOps + ?Sized>(
+    backend: &B,
+    folio: LockedFolio,
+) -> Result<FirstError> {
+    let error = FirstError::new();
+    start_reading(backend, vec![folio], &error)?;
+    Ok(error)
+}
+
+/// A piece of a folio that must come from the device.
+struct Piece {
+    folio: usize,
+    bytes: Range<usize>,
+    addr: DevAddr,
+}
+
+/// Plans, zeroes and submits. `folios` are adjacent and ascending.
+fn start_reading<B: MapOps + ?Sized>(
+    backend: &B,
+    mut folios: Vec<LockedFolio>,
+    error: &FirstError,
+) -> Result<()> {
+    let inode = backend.inode();
+    let (Some(first), Some(last)) = (folios.first(), folios.last()) else {
+        return Ok(());
+    };
+    let whole = FileRange::between(first.range().start(), last.range().end());
+    let end = inode.size().round_up(inode.block_bits());
+    let in_file = whole.intersect(FileRange::between(FilePos::ZERO, end));
+    let mut pieces = Vec::new();
+    // Past the end of the file nothing is mapped: zeroes.
+    zero_missing(
+        &mut folios,
+        FileRange::between(in_file.end().max(whole.start()), whole.end()),
+    );
+    let max = inode.device().limits().max_transfer;
+    let outcome = for_each_mapping(backend, in_file, Intent::Read, MapFlags::empty(), |step| {
+        plan_mapping(&mut folios, step, max, &mut pieces)
+    });
+    // What was planned before an error is read all the same. What was not stays missing, and whoever
+    // needs it meets the error itself.
+    submit(inode, folios, pieces, error);
+    if outcome.done == 0 {
+        outcome.all_or_error()
+    } else {
+        Ok(())
+    }
+}
+
+/// The body for one mapping: what is missing of it is zeroed, copied from the inode, or planned.
+fn plan_mapping(
+    folios: &mut [LockedFolio],
+    step: &mut Step<'_>,
+    max: u64,
+    pieces: &mut Vec<Piece>,
+) -> Result<Flow> {
+    let range = step.rest();
+    match &step.source().kind {
+        MapKind::Inline { data } => {
+            for (number, bytes) in missing(folios, range) {
+                let folio = &mut folios[number];
+                let start = folio.range().start().saturating_add(bytes.start as u64);
+                fill_inline(folio, start, bytes.clone(), &**data);
+                folio.set_range_uptodate(bytes);
+            }
+        }
+        MapKind::Mapped { .. } if step.source().is_read_from_device() => {
+            plan_reads(folios, step.source(), range, max, pieces);
+        }
+        _ => zero_missing(folios, range),
+    }
+    step.advance(range.len())?;
+    Ok(Flow::Continue)
+}
+
+fn plan_reads(
+    folios: &[LockedFolio],
+    source: &Iomap,
+    range: FileRange,
+    max: u64,
+    pieces: &mut Vec<Piece>,
+) {
+    let max = usize::try_from(max).unwrap_or(usize::MAX);
+    for (folio, missing) in missing(folios, range) {
+        let mut at = missing.start;
+        while at < missing.end {
+            let bytes = at..missing.end.min(at.saturating_add(max));
+            let start = folios[folio]
+                .range()
+                .start()
+                .saturating_add(bytes.start as u64);
+            at = bytes.end;
+            if let Some(addr) = source.addr_at(start) {
+                pieces.push(Piece { folio, bytes, addr });
+            }
+        }
+    }
+}
+
+fn zero_missing(folios: &mut [LockedFolio], range: FileRange) {
+    for (number, bytes) in missing(folios, range) {
+        folios[number].zero(bytes.clone());
+        folios[number].set_range_uptodate(bytes);
+    }
+}
+
+/// The parts of `range` that are not up to date, with the number of their folio (rule B25).
+fn missing(folios: &[LockedFolio], range: FileRange) -> Vec<(usize, Range<usize>)> {
+    let mut found = Vec::new();
+    for (number, folio) in folios.iter().enumerate() {
+        let here = folio.range().intersect(range);
+        let start = here.start().since(folio.range().start()) as usize;
+        let (mut at, end) = (start, start + here.len() as usize);
+        while at < end
+            && let Some(bytes) = folio.first_not_uptodate(at..end)
+        {
+            at = bytes.end;
+            found.push((number, bytes.start..bytes.end.min(end)));
+        }
+    }
+    found
+}
+
+/// One folio being read: ends when its last piece has ended.
+struct FolioRead {
+    folio: Mutex<Option<ReadingFolio>>,
+    /// Pieces not ended. Set before the first is submitted; `AcqRel` going down, so that the last
+    /// one sees what the others did.
+    pending: AtomicU32,
+}
+
+impl FolioRead {
+    /// A piece has ended. Runs like an interrupt handler.
+    fn piece_done(&self, bytes: Range<usize>, ok: bool) {
+        if ok {
+            let mut folio = self.folio.lock();
+            *folio = folio
+                .take()
+                .map(|reading| reading.set_range_uptodate(bytes));
+        }
+        if self.pending.fetch_sub(1, Ordering::AcqRel) == 1 {
+            // Dropping it unlocks the folio and wakes who waits for it.
+            drop(self.folio.lock().take());
+        }
+    }
+}
+
+/// Hands the locks of the folios to their reads and submits them, adjacent pieces in one bio.
+/// Folios without a piece are unlocked.
+fn submit(inode: &Inode, folios: Vec<LockedFolio>, pieces: Vec<Piece>, error: &FirstError) {
+    let mut counts = vec![0_u32; folios.len()];
+    for piece in &pieces {
+        counts[piece.folio] += 1;
+    }
+    let reads: Vec<_> = folios
+        .into_iter()
+        .zip(counts)
+        .map(|(folio, count)| {
+            (count > 0).then(|| {
+                Arc::new(FolioRead {
+                    folio: Mutex::new(Rank::IoendQueue, Some(folio.into_reading())),
+                    pending: AtomicU32::new(count),
+                })
+            })
+        })
+        .collect();
+    let max = inode.device().limits().max_transfer;
+    let mut run: Vec<(Arc<FolioRead>, Range<usize>)> = Vec::new();
+    let (mut start, mut len) = (DevAddr::default(), 0);
+    for piece in pieces {
+        let Some(read) = &reads[piece.folio] else {
+            continue;
+        };
+        let bytes = piece.bytes.len() as u64;
+        if !run.is_empty() && (start.plus(len) != piece.addr || len + bytes > max) {
+            send(inode, std::mem::take(&mut run), start, len, error);
+        }
+        if run.is_empty() {
+            (start, len) = (piece.addr, 0);
+        }
+        len += bytes;
+        run.push((Arc::clone(read), piece.bytes));
+    }
+    if !run.is_empty() {
+        send(inode, run, start, len, error);
+    }
+}
+
+/// Submits one bio.
+fn send(
+    inode: &Inode,
+    run: Vec<(Arc<FolioRead>, Range<usize>)>,
+    addr: DevAddr,
+    len: u64,
+    error: &FirstError,
+) {
+    let segments: Vec<Segment> = run
+        .iter()
+        .filter_map(|(read, bytes)| read.segment(bytes))
+        .collect();
+    let error = error.clone();
+    let done = Completion::call(move |result| {
+        if let Err(failed) = &result {
+            error.set(failed.clone());
+        }
+        for (read, bytes) in run {
+            read.piece_done(bytes, result.is_ok());
+        }
+    });
+    inode
+        .device()
+        .submit(Bio::new(BioOp::Read, addr, len, &segments, done));
+}
+
+impl FolioRead {
+    fn segment(&self, bytes: &Range<usize>) -> Option<Segment> {
+        let folio = self.folio.lock();
+        folio
+            .as_ref()
+            .map(|reading| reading.folio().segment(bytes.start, bytes.len()))
+    }
+}
