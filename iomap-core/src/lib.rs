@@ -3,6 +3,7 @@ pub mod delalloc;
 pub mod device;
 pub mod error;
 pub mod fiemap;
+pub mod file;
 pub mod flusher;
 pub mod folio;
 mod folio_write;
