@@ -102,9 +102,9 @@ fn collect(folder: &Path, paths: &mut Vec<PathBuf>) {
 }
 
 fn is_test_path(path: &str) -> bool {
-    let in_folder = ["tests/", "benches/", "examples/", "fuzz/"]
+    let in_folder = ["/tests/", "/benches/", "/examples/", "/fuzz_targets/"]
         .iter()
-        .any(|folder| path.starts_with(folder) || path.contains(&format!("/{folder}")));
+        .any(|folder| path.contains(folder));
     in_folder || path.ends_with("/tests.rs") || path.ends_with("_tests.rs")
 }
 

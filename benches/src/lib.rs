@@ -1,0 +1,70 @@
+//! What the benches share: memory, positions, and files on the host to compare with.
+//!
+//! Owns no measurement. Each bench file says in its head what its unit is and what it leaves out;
+//! comparison rows (memcpy, the kernel) are measured in the same run on the same machine, because
+//! only their ratio says something.
+
+use std::io;
+use std::os::unix::fs::FileExt;
+
+/// Bytes of a page.
+pub const PAGE: u64 = 4096;
+
+/// A stream of positions: multiples of a step, below a bound, the same in every run.
+#[derive(Debug)]
+pub struct Positions {
+    random: fastrand::Rng,
+    step: u64,
+    count: u64,
+}
+
+impl Positions {
+    /// Multiples of `step` in `0..len`.
+    ///
+    /// # Panics
+    ///
+    /// If `len` is less than `step`.
+    #[must_use]
+    pub fn new(len: u64, step: u64) -> Self {
+        assert!(len >= step && step > 0, "no position fits");
+        Self {
+            random: fastrand::Rng::with_seed(0x5eed),
+            step,
+            count: len / step,
+        }
+    }
+
+    /// The next position.
+    pub fn draw(&mut self) -> u64 {
+        self.random.u64(..self.count) * self.step
+    }
+}
+
+/// Bytes that no file system can leave out: neither zero nor repeating.
+#[must_use]
+pub fn noise(len: usize) -> Vec<u8> {
+    let mut random = fastrand::Rng::with_seed(0xda7a);
+    let mut bytes = vec![0; len];
+    random.fill(&mut bytes);
+    bytes
+}
+
+/// A file of `len` bytes of noise on the host, gone when dropped. In the folder of temporary
+/// files (`TMPDIR`): its file system is what the kernel rows measure.
+///
+/// # Errors
+///
+/// What creating and writing it gives.
+pub fn host_file(len: u64) -> io::Result<std::fs::File> {
+    let file = tempfile::tempfile()?;
+    let chunk = noise(1 << 20);
+    let mut at = 0;
+    while at < len {
+        let n = chunk
+            .len()
+            .min(usize::try_from(len - at).unwrap_or(usize::MAX));
+        file.write_all_at(&chunk[..n], at)?;
+        at += n as u64;
+    }
+    Ok(file)
+}
