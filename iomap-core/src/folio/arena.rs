@@ -127,7 +127,7 @@ pub(crate) unsafe trait Zeroed: Sync + 'static {}
 unsafe impl Zeroed for super::meta::Folio {}
 #[cfg(not(any(iomap_shuttle, iomap_loom)))]
 // SAFETY: atomics of integers.
-unsafe impl Zeroed for crate::page_cache::index::Node {}
+unsafe impl Zeroed for super::index::Node {}
 
 /// A table of `T` at fixed places, all zero at first.
 #[cfg(not(any(iomap_shuttle, iomap_loom)))]

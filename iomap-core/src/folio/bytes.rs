@@ -87,7 +87,7 @@ mod imp {
 #[cfg(not(all(target_arch = "x86_64", not(miri))))]
 mod imp {
     // Plain memory seen as atomic bytes, not a synchronisation variable: the models need not see it.
-    use std::sync::atomic::{AtomicU8, Ordering};
+    use core::sync::atomic::{AtomicU8, Ordering};
 
     /// # Safety
     ///

@@ -8,10 +8,10 @@ use std::fmt;
 
 use super::bytes::SharedBytes;
 use super::header::flag;
+use super::index::Mark;
 use super::meta::Folio;
 use super::pool::Pool;
 use crate::device::{BlockDevice, Segment};
-use crate::page_cache::{Mark, PageCache};
 use crate::sync::atomic::Ordering;
 use crate::units::{FileRange, PAGE_SIZE, PageIndex};
 
@@ -131,12 +131,6 @@ impl FolioRef {
     #[must_use]
     pub fn is_mapped(&self) -> bool {
         self.has(flag::MAPPED)
-    }
-
-    /// Whether it is in this page cache. Can change at any time unless the folio is locked.
-    #[must_use]
-    pub fn is_mapped_in(&self, cache: &PageCache) -> bool {
-        self.meta().cache() == cache.id() && std::ptr::eq(self.pool, cache.pool())
     }
 
     /// Whether it is in any page cache.

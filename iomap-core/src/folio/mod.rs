@@ -17,6 +17,9 @@
 //! | `state_ptr` | who may look at them |
 //! | [`wait`] | sleeping for a folio, and driving the device meanwhile |
 //! | [`pool`] | allocation, accounting, the life of a pool |
+//! | `index` | the radix tree of a page cache: page numbers to folio ids, with marks |
+//! | `registry` | what a folio leads back to: the index and the owner of its cache |
+//! | `owner` | the contract of the inode behind a cache |
 //! | `reclaim` | which folios leave when memory runs short |
 //!
 //! # The life of a folio
@@ -40,12 +43,15 @@ pub mod bytes;
 mod folio_ref;
 #[doc(hidden)]
 pub mod header;
+pub(crate) mod index;
 mod locked;
 #[doc(hidden)]
 pub mod meta;
+mod owner;
 pub mod pool;
 mod reading;
 mod reclaim;
+pub(crate) mod registry;
 mod state;
 mod state_ptr;
 #[doc(hidden)]
@@ -53,7 +59,10 @@ pub mod wait;
 
 pub use buddy::MAX_ORDER;
 pub use folio_ref::FolioRef;
+pub use index::Mark;
+pub(crate) use index::{IndexGuard, InsertError};
 pub use locked::{DirtyRanges, LockedFolio};
+pub use owner::CacheOwner;
 pub use pool::{DirtyPressure, Pool, PoolConfig, PoolHandle, PoolStats};
 pub use reading::ReadingFolio;
 pub(crate) use reclaim::may_go;

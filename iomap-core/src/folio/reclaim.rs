@@ -15,10 +15,10 @@ use smallvec::SmallVec;
 use super::folio_ref::FolioRef;
 use super::header::flag;
 use super::locked::LockedFolio;
+use super::owner::CacheOwner;
 use super::pool::Pool;
 use crate::device::BlockDevice;
 use crate::error::{FsError, Result};
-use crate::page_cache::CacheOwner;
 use crate::sync::atomic::Ordering;
 
 /// Folios looked at with the list lock held once.
@@ -34,6 +34,7 @@ const PATIENCE: u32 = 400;
 struct List {
     head: u32,
     tail: u32,
+    folios: u64,
     pages: u64,
 }
 
@@ -54,6 +55,7 @@ impl List {
             head => pool.folio(head).prev.store(id, Ordering::Relaxed),
         }
         self.head = id;
+        self.folios += 1;
         self.pages += 1 << folio.order();
     }
 
@@ -69,6 +71,7 @@ impl List {
             0 => self.tail = prev,
             next => pool.folio(next).prev.store(prev, Ordering::Relaxed),
         }
+        self.folios -= 1;
         self.pages -= 1 << folio.order();
     }
 }
@@ -139,11 +142,8 @@ impl Pool {
     /// pages reclaimed.
     pub(super) fn reclaim(&'static self, pages: u64) -> u64 {
         let mut done = 0;
-        let mut budget = {
-            let lists = self.lists();
-            // Every folio up to three times: once for each use.
-            lists.count_hint() * 3 + BATCH as u64
-        };
+        // Every folio once for each use it may have, and once more.
+        let mut budget = self.lists().len() * 4 + BATCH as u64;
         while done < pages && budget > 0 {
             let mut batch: SmallVec<[FolioRef; BATCH]> = SmallVec::new();
             {
@@ -225,7 +225,10 @@ impl Pool {
         if let Some(folio) = self.take_from_budget(order) {
             return Ok(folio);
         }
-        self.reclaim(CHUNK.max(1 << order));
+        // Enough is free, but in pieces: a smaller folio is better than dropping others.
+        if u64::from(self.free_pages()) < self.budget_pages() / 32 {
+            self.reclaim(CHUNK.max(1 << order));
+        }
         if let Some(folio) = self.take_down(order, min_order) {
             return Ok(folio);
         }
@@ -233,21 +236,30 @@ impl Pool {
             return Err(FsError::WouldBlock);
         }
         self.counters().waits.fetch_add(1, Ordering::Relaxed);
-        for _ in 0..PATIENCE {
-            if let Some(pressure) = self.pressure() {
-                pressure.relieve(CHUNK);
-            }
-            if device.in_flight() > 0 {
-                wait_for_one(device);
-            } else {
-                self.wait_freeable();
-            }
-            self.reclaim(CHUNK);
+        let mut patience = PATIENCE;
+        while patience > 0 {
+            self.wait_for_memory(device);
+            self.reclaim(CHUNK.max(1 << min_order));
             if let Some(folio) = self.take_down(order, min_order) {
                 return Ok(folio);
             }
+            // Nothing to wait for but locks and references: they go soon or not at all.
+            let hope = self.nr_dirty() + self.nr_writeback() > 0;
+            patience = patience.saturating_sub(if hope { 1 } else { 20 });
         }
         Err(FsError::NoMemory)
+    }
+
+    /// Asks for clean folios, and waits a moment for something to become free or clean.
+    fn wait_for_memory(&self, device: &dyn BlockDevice) {
+        if let Some(pressure) = self.pressure() {
+            pressure.relieve(CHUNK);
+        }
+        if device.in_flight() > 0 {
+            wait_for_one(device);
+        } else {
+            self.wait_freeable();
+        }
     }
 
     fn take_down(&'static self, order: u32, min_order: u32) -> Option<LockedFolio> {
@@ -285,8 +297,7 @@ impl Lists {
         self.probation.tail == 0 && self.main.tail == 0
     }
 
-    /// At least the number of folios.
-    fn count_hint(&self) -> u64 {
-        self.probation.pages + self.main.pages
+    fn len(&self) -> u64 {
+        self.probation.folios + self.main.folios
     }
 }

@@ -9,10 +9,9 @@ use std::ops::Deref;
 use smallvec::SmallVec;
 
 use super::PageCache;
-use super::index::{InsertError, Mark};
 use crate::error::{FsError, Result};
 use crate::folio::header::flag;
-use crate::folio::{FolioRef, LockedFolio};
+use crate::folio::{FolioRef, InsertError, LockedFolio, Mark};
 use crate::sync::{Rank, rank};
 use crate::units::{FileRange, PageIndex};
 
@@ -60,6 +59,14 @@ impl<'a> IntoIterator for &'a FolioBatch {
 
     fn into_iter(self) -> Self::IntoIter {
         self.0.iter()
+    }
+}
+
+impl FolioRef {
+    /// Whether it is in this page cache. Can change at any time unless the folio is locked.
+    #[must_use]
+    pub fn is_mapped_in(&self, cache: &PageCache) -> bool {
+        self.meta().cache() == cache.id() && std::ptr::eq(self.pool(), cache.pool())
     }
 }
 
@@ -195,30 +202,33 @@ impl PageCache {
     fn create(&self, index: PageIndex, order: u32, nowait: bool) -> Result<Option<LockedFolio>> {
         let (pool, min) = (self.pool.get(), self.min_order());
         let order = order.min(pool.max_order()).max(min);
-        let Some(order) = self.core.lock(pool).fit(index.get(), order) else {
-            return Ok(None);
-        };
-        if order < min {
-            return Ok(None);
+        loop {
+            let fit = self.core.lock(pool).fit(index.get(), order);
+            // Folios are at least of order `min`: one that is in the way of that holds the page.
+            let Some(order) = fit.filter(|order| *order >= min) else {
+                return Ok(None);
+            };
+            let folio = pool.alloc(order, min, nowait, &*self.device)?;
+            match self.insert(folio, index) {
+                Ok(folio) => return Ok(Some(folio)),
+                Err(InsertError::NoMemory) => return Err(FsError::NoMemory),
+                // Somebody was faster: look again.
+                Err(InsertError::Occupied) => {}
+            }
         }
-        let mut folio = pool.alloc(order, min, nowait, &*self.device)?;
+    }
+
+    /// Puts a new folio around page `index`.
+    fn insert(&self, mut folio: LockedFolio, index: PageIndex) -> Result<LockedFolio, InsertError> {
+        let pool = self.pool.get();
         let first = index.align_down(folio.order());
         folio.set_held(rank::acquire(Rank::Folio, first.get()));
-        let inserted = {
-            let mut guard = self.core.lock(pool);
-            let what = (&*folio, first.get(), self.blocks);
-            self.core.insert(pool, &mut guard, self.id, what)
-        };
-        match inserted {
-            Ok(()) => {
-                pool.list_folio(&folio);
-                Ok(Some(folio))
-            }
-            // Somebody was faster: look again.
-            Err(InsertError::Occupied) if self.find(index).is_some() => Ok(None),
-            Err(InsertError::Occupied) => self.create(index, min, nowait),
-            Err(InsertError::NoMemory) => Err(FsError::NoMemory),
-        }
+        let mut guard = self.core.lock(pool);
+        let what = (&*folio, first.get(), self.blocks);
+        self.core.insert(pool, &mut guard, self.id, what)?;
+        drop(guard);
+        pool.list_folio(&folio);
+        Ok(folio)
     }
 
     // ---- walks

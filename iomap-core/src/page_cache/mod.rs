@@ -10,12 +10,13 @@
 //!
 //! | Module | Owns |
 //! |---|---|
-//! | `index` | the radix tree and its marks |
-//! | `core` | what folios lead back to; folios joining and leaving the index |
 //! | [`lookup`] | finding, locking and creating folios; walks |
 //! | [`truncate`] | removing: truncate, invalidate, drop |
 //! | [`seek`] | data and holes in the cache |
 //! | [`errseq`] | writeback errors, reported once to each open file |
+//!
+//! The index itself, and what folios lead back to, is [`folio`](crate::folio)'s: a folio must find
+//! its place without the cache's help.
 //!
 //! # Locking
 //!
@@ -25,9 +26,7 @@
 //!
 //! Lookups take no lock. The index lock is a leaf for everybody outside this module.
 
-pub(crate) mod core;
 pub mod errseq;
-pub(crate) mod index;
 pub mod lookup;
 pub mod seek;
 pub mod truncate;
@@ -36,62 +35,18 @@ pub mod truncate;
 mod tests;
 
 use std::fmt;
-use std::ops::Range;
 use std::sync::{Arc, Weak};
 
-use self::core::CacheCore;
 use crate::device::BlockDevice;
-use crate::error::{Errno, Result};
-use crate::folio::{FolioRef, LockedFolio, Pool, PoolHandle};
-use crate::units::{BlockBits, FileRange, PAGE_SHIFT};
+use crate::error::Errno;
+use crate::folio::registry::CacheCore;
+use crate::folio::{FolioRef, IndexGuard, Pool, PoolHandle};
+use crate::units::{BlockBits, PAGE_SHIFT, PageIndex};
 
+pub use crate::folio::{CacheOwner, Mark};
 pub use errseq::{ErrSeq, ErrorSequence};
-pub use index::Mark;
 pub use lookup::{FolioBatch, GetFolio};
 pub use truncate::InvalidateError;
-
-/// The inode behind a page cache: asked before a folio leaves, told to write.
-///
-/// The hooks with a folio run with it locked, in any thread that allocates memory or removes pages,
-/// possibly with a transaction and other folios' locks held: they take inner locks only, and wait
-/// for nothing.
-pub trait CacheOwner: Send + Sync {
-    /// Whether a clean folio may leave the cache (reclaim, or invalidation before direct I/O). Drop
-    /// the private state when it may. By default a folio with private state stays.
-    fn release_folio(&self, folio: &mut LockedFolio) -> bool {
-        !folio.has_private()
-    }
-
-    /// The bytes `range` of the folio are being truncated or punched: forget what belongs to them.
-    /// By default, if the range is the whole folio, the private state is dropped with it.
-    fn invalidate_folio(&self, folio: &mut LockedFolio, range: Range<usize>) {
-        let _ = (folio, range);
-    }
-
-    /// Takes the folio out of every memory mapping and clears its mapped flag
-    /// ([`LockedFolio::set_mapped`]). Only called for folios that have it.
-    fn unmap_folio(&self, folio: &mut LockedFolio) {
-        let _ = folio;
-    }
-
-    /// Takes write permission for the folio away from every memory mapping, so that the next store
-    /// faults. Only called for folios with the mapped flag, before they are written.
-    fn write_protect_folio(&self, folio: &mut LockedFolio) {
-        let _ = folio;
-    }
-
-    /// The cache was clean and has its first dirty folio, which is locked: note that the inode has
-    /// to be written some time.
-    fn became_dirty(&self) {}
-
-    /// Starts writing dirty folios of `range`, about `nr_to_write` pages, without waiting for the
-    /// I/O to end. Returns the pages handed to the device. Called by the flusher with no locks held.
-    ///
-    /// # Errors
-    ///
-    /// What made it stop.
-    fn write_dirty(&self, range: FileRange, nr_to_write: usize) -> Result<usize>;
-}
 
 /// The page cache of one inode.
 ///
@@ -234,12 +189,7 @@ impl Drop for PageCache {
     fn drop(&mut self) {
         let pool = self.pool.get();
         loop {
-            let batch = self.batch(
-                crate::units::PageIndex::ZERO,
-                crate::units::PageIndex::END,
-                None,
-                usize::MAX,
-            );
+            let batch = self.batch(PageIndex::ZERO, PageIndex::END, None, usize::MAX);
             if batch.is_empty() {
                 break;
             }
@@ -253,11 +203,7 @@ impl Drop for PageCache {
 
 impl PageCache {
     /// Runs `f` with the index locked if the folio is in this cache.
-    fn with_index_of(
-        &self,
-        folio: &FolioRef,
-        f: impl FnOnce(&CacheCore, &mut index::IndexGuard<'_>),
-    ) {
+    fn with_index_of(&self, folio: &FolioRef, f: impl FnOnce(&CacheCore, &mut IndexGuard<'_>)) {
         if folio.is_mapped_in(self) {
             self.pool.get().with_cache_of(folio, f);
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::*;
 use crate::device::{Bio, Limits};
 use crate::folio::PoolConfig;
-use crate::units::{FilePos, PAGE_SIZE, PageIndex};
+use crate::units::{FilePos, FileRange, PAGE_SIZE};
 
 /// A device nobody submits to.
 #[derive(Debug)]

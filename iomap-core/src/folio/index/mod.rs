@@ -16,8 +16,16 @@
 //! One word for each mark and node; the bits of all slots of a folio are alike, and the bit of a
 //! node in its parent is set exactly if its word is not 0.
 
-use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+mod node;
+#[cfg(test)]
+mod tests;
+
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard, Rank};
+use node::Entry;
+
+pub use node::Mark;
+pub(crate) use node::{Node, NodeSource};
 
 /// Bits of an index that one level decides.
 const BITS: u32 = 6;
@@ -27,123 +35,6 @@ const SLOTS: usize = 1 << BITS;
 pub(crate) const MAX_HEIGHT: u32 = 9;
 /// Marks.
 const MARKS: usize = 3;
-
-/// What a folio can be marked with in the index of its cache.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mark {
-    /// Dirty, or taken for writing and not under writeback yet.
-    Dirty,
-    /// Was dirty when the running writeback began.
-    ToWrite,
-    /// Under writeback.
-    Writeback,
-}
-
-impl Mark {
-    const ALL: [Self; MARKS] = [Self::Dirty, Self::ToWrite, Self::Writeback];
-
-    /// The bit of the mark in [`IndexGuard::marks`].
-    pub(crate) const fn bit(self) -> u32 {
-        1 << self as u32
-    }
-}
-
-/// A node of some tree. All zero is an empty node.
-#[derive(Debug)]
-pub(crate) struct Node {
-    /// Partner of lookups: stored with release after what the entry leads to.
-    slots: [AtomicU32; SLOTS],
-    /// Slots in use. This and the marks change under the index lock and are read there only.
-    used: AtomicU64,
-    marks: [AtomicU64; MARKS],
-}
-
-impl Default for Node {
-    fn default() -> Self {
-        Self {
-            slots: std::array::from_fn(|_| AtomicU32::new(0)),
-            used: AtomicU64::new(0),
-            marks: std::array::from_fn(|_| AtomicU64::new(0)),
-        }
-    }
-}
-
-impl Node {
-    fn slot(&self, slot: usize) -> Entry {
-        Entry::decode(self.slots[slot].load(Ordering::Acquire))
-    }
-
-    fn used(&self) -> u64 {
-        self.used.load(Ordering::Relaxed)
-    }
-
-    /// Fills or empties the slots of `bits`.
-    fn put(&self, bits: u64, entry: Entry) {
-        let mut left = bits;
-        while left != 0 {
-            self.slots[left.trailing_zeros() as usize].store(entry.encode(), Ordering::Release);
-            left &= left - 1;
-        }
-        let used = match entry {
-            Entry::Empty => self.used() & !bits,
-            _ => self.used() | bits,
-        };
-        self.used.store(used, Ordering::Relaxed);
-    }
-
-    fn mark(&self, mark: Mark) -> u64 {
-        self.marks[mark as usize].load(Ordering::Relaxed)
-    }
-
-    fn set_mark_word(&self, mark: Mark, word: u64) {
-        self.marks[mark as usize].store(word, Ordering::Relaxed);
-    }
-
-    /// While the node is free its first slot links to the next free one.
-    pub(crate) fn set_free_link(&self, next: u32) {
-        self.slots[0].store(next, Ordering::Relaxed);
-    }
-
-    /// Reads the link and makes the node empty.
-    pub(crate) fn take_free_link(&self) -> u32 {
-        self.slots[0].swap(0, Ordering::Relaxed)
-    }
-}
-
-/// Where nodes come from. Ids are not 0 and below `1 << 30`.
-pub(crate) trait NodeSource {
-    /// The node `id`.
-    fn node(&self, id: u32) -> &'static Node;
-    /// An empty node.
-    fn alloc_node(&self) -> Option<u32>;
-    /// Takes back an empty node.
-    fn free_node(&self, id: u32);
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Entry {
-    Empty,
-    Node(u32),
-    Folio(u32),
-}
-
-impl Entry {
-    const fn decode(word: u32) -> Self {
-        match (word, word & 1) {
-            (0, _) => Self::Empty,
-            (_, 0) => Self::Node(word >> 1),
-            _ => Self::Folio(word >> 1),
-        }
-    }
-
-    const fn encode(self) -> u32 {
-        match self {
-            Self::Empty => 0,
-            Self::Node(id) => id << 1,
-            Self::Folio(id) => id << 1 | 1,
-        }
-    }
-}
 
 /// Why a folio could not be put into the tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,23 +14,26 @@
 //!
 //! Freeing a folio takes the two inner ones, so the last reference may be dropped in a completion.
 
+mod alloc;
+mod retired;
+
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
+use alloc::Arena;
+
 use super::arena::{Data, Table};
-use super::buddy::{Buddy, MAX_ORDER};
+use super::buddy::MAX_ORDER;
 use super::folio_ref::FolioRef;
-use super::header::flag;
+use super::index::{IndexGuard, MAX_HEIGHT, Node};
 use super::locked::LockedFolio;
 use super::meta::Folio;
+use super::owner::CacheOwner;
 use super::reclaim::Lists;
-use super::state_ptr::{Owned, StatePtr};
+use super::registry::{CacheCore, CacheTable};
 use super::wait::WaitTable;
-use crate::error::{Errno, FsError, Result};
-use crate::page_cache::CacheOwner;
-use crate::page_cache::core::{CacheCore, CacheTable};
-use crate::page_cache::index::{IndexGuard, Node, NodeSource};
+use crate::error::{FsError, Result};
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Condvar, Mutex, MutexGuard, Rank};
 use crate::units::PAGE_SIZE;
@@ -110,21 +113,6 @@ pub(super) struct Counters {
     pub(super) waits: AtomicU64,
 }
 
-/// The allocators, under one lock.
-#[derive(Debug)]
-struct Arena {
-    buddy: Buddy,
-    folios: FreeIds,
-    nodes: FreeIds,
-}
-
-/// Ids given back (linked through the entries) and ids never used. 0 is no id.
-#[derive(Debug)]
-struct FreeIds {
-    head: u32,
-    unused: u32,
-}
-
 /// A memory pool. See [`Pool::new`].
 pub struct Pool {
     config: PoolConfig,
@@ -182,20 +170,13 @@ impl Pool {
         let reserve_pages = pages_of(config.reserve)?;
         let pages = budget_pages + reserve_pages;
         // A leaf for each folio and as many levels above it at worst; address space only.
-        let nodes = pages.saturating_mul(crate::page_cache::index::MAX_HEIGHT);
+        let nodes = pages.saturating_mul(MAX_HEIGHT);
         Ok(Self {
             data: retired::data(pages, config.huge_pages)?,
             folios: Table::new(pages + 1)?,
             nodes: Table::new(nodes.min(1 << 30))?,
             caches: CacheTable::new(),
-            arena: Mutex::new(
-                Rank::FolioArena,
-                Arena {
-                    buddy: Buddy::new(pages),
-                    folios: FreeIds { head: 0, unused: 1 },
-                    nodes: FreeIds { head: 0, unused: 1 },
-                },
-            ),
+            arena: Mutex::new(Rank::FolioArena, Arena::new(pages)),
             free: AtomicU32::new(budget_pages),
             lists: Mutex::new(Rank::ReclaimList, Lists::default()),
             waits: WaitTable::new(),
@@ -349,112 +330,6 @@ impl Pool {
         self.caches.get(cache).owner(cache)
     }
 
-    // ---- allocation
-
-    /// Takes `1 << order` pages, leaving `keep` of all pages alone. Born locked, with one
-    /// reference, in no cache; its bytes are anything.
-    fn take(&'static self, order: u32, keep: u32) -> Option<LockedFolio> {
-        let mut arena = self.arena.lock();
-        if arena.buddy.free_pages() < keep + (1 << order) {
-            return None;
-        }
-        let pfn = arena.buddy.alloc(order)?;
-        let id = match arena.folios.head {
-            0 => {
-                arena.folios.unused += 1;
-                arena.folios.unused - 1
-            }
-            id => {
-                arena.folios.head = self.folio(id).next.load(Ordering::Relaxed);
-                id
-            }
-        };
-        self.publish_free(&arena);
-        drop(arena);
-        self.users.fetch_add(1, Ordering::Relaxed);
-        let meta = self.folio(id);
-        meta.describe(pfn, order);
-        meta.header.revive(1);
-        let owned = Owned::try_claim(FolioRef::from_counted(self, id)).ok()?;
-        Some(LockedFolio::new(owned, None))
-    }
-
-    fn publish_free(&self, arena: &Arena) {
-        let free = arena.buddy.free_pages().saturating_sub(self.reserve_pages);
-        self.free.store(free, Ordering::Relaxed);
-    }
-
-    /// A folio for a page cache out of the free memory of the budget.
-    pub(super) fn take_from_budget(&'static self, order: u32) -> Option<LockedFolio> {
-        self.take(order, self.reserve_pages)
-    }
-
-    /// A folio in no cache, from the reserve if need be: for frozen copies and bounce buffers. Its
-    /// bytes are anything.
-    ///
-    /// # Errors
-    ///
-    /// [`FsError::NoMemory`] if even the reserve is used up.
-    pub(crate) fn alloc_private(&'static self, order: u32) -> Result<LockedFolio> {
-        if order > self.config.max_order {
-            return Err(FsError::Invalid("folio order above the pool's"));
-        }
-        if let Some(folio) = self.take_from_budget(order) {
-            return Ok(folio);
-        }
-        self.reclaim(1 << order);
-        self.take(order, 0).ok_or(FsError::NoMemory)
-    }
-
-    /// Frees a folio whose last reference is gone. Takes leaf locks only.
-    pub(super) fn free(&'static self, id: u32) {
-        let meta = self.folio(id);
-        debug_assert_eq!(meta.cache(), 0, "a folio freed while in a cache");
-        let flags = meta.header.flags();
-        debug_assert_eq!(
-            flags & (flag::WRITEBACK | flag::DIRTY),
-            0,
-            "a folio freed dirty or under writeback (rule B28)"
-        );
-        drop(StatePtr::take_free(meta));
-        if flags & flag::ON_LIST != 0 {
-            self.lists.lock().remove(self, id);
-        }
-        let order = meta.order();
-        let mut arena = self.arena.lock();
-        arena.buddy.free(meta.pfn(), order);
-        meta.next.store(arena.folios.head, Ordering::Relaxed);
-        arena.folios.head = id;
-        self.publish_free(&arena);
-        drop(arena);
-        self.notify_freeable();
-        self.put_user();
-    }
-
-    /// Tells allocations that wait that something may have become free or clean.
-    pub(super) fn notify_freeable(&self) {
-        // Partner: `wait_freeable` counts itself with the lock held before it looks again; a store
-        // missed here is made up for by its time limit.
-        if self.starving.load(Ordering::Relaxed) != 0 {
-            let _guard = self.starved.lock();
-            self.freed.notify_all();
-        }
-    }
-
-    /// Sleeps until something was freed, or for a moment.
-    pub(super) fn wait_freeable(&self) {
-        if cfg!(any(iomap_shuttle, iomap_loom)) {
-            crate::sync::thread::yield_now();
-            return;
-        }
-        self.starving.fetch_add(1, Ordering::Relaxed);
-        let mut guard = self.starved.lock();
-        self.freed
-            .wait_for(&mut guard, std::time::Duration::from_millis(5));
-        drop(guard);
-        self.starving.fetch_sub(1, Ordering::Relaxed);
-    }
-
     // ---- the life of the pool
 
     fn put_user(&'static self) {
@@ -474,33 +349,6 @@ impl Pool {
         debug_assert_eq!(self.stats().nr_writeback, 0);
         self.data.discard();
         retired::put(self);
-    }
-}
-
-impl NodeSource for Pool {
-    fn node(&self, id: u32) -> &'static Node {
-        self.nodes.get(id)
-    }
-
-    fn alloc_node(&self) -> Option<u32> {
-        let mut arena = self.arena.lock();
-        let nodes = &mut arena.nodes;
-        if nodes.head == 0 {
-            if nodes.unused == self.nodes.len() {
-                return None;
-            }
-            nodes.unused += 1;
-            return Some(nodes.unused - 1);
-        }
-        let id = nodes.head;
-        nodes.head = self.nodes.get(id).take_free_link();
-        Some(id)
-    }
-
-    fn free_node(&self, id: u32) {
-        let mut arena = self.arena.lock();
-        self.nodes.get(id).set_free_link(arena.nodes.head);
-        arena.nodes.head = id;
     }
 }
 
@@ -560,59 +408,5 @@ impl Deref for PoolHandle {
 
     fn deref(&self) -> &Pool {
         self.pool
-    }
-}
-
-/// Pools nobody uses.
-#[cfg(not(any(iomap_shuttle, iomap_loom)))]
-mod retired {
-    use super::{Data, Errno, Pool, PoolConfig};
-    // Process-wide, and taken with no other lock held inside it: not on the ladder.
-    use std::sync::{Mutex, PoisonError};
-
-    static POOLS: Mutex<Vec<&'static Pool>> = Mutex::new(Vec::new());
-
-    pub(super) fn take(config: &PoolConfig) -> Option<&'static Pool> {
-        let mut pools = POOLS.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = pools.iter().position(|pool| pool.config == *config)?;
-        Some(pools.swap_remove(at))
-    }
-
-    pub(super) fn put(pool: &'static Pool) {
-        POOLS
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(pool);
-    }
-
-    pub(super) fn data(pages: u32, huge: bool) -> Result<Data, Errno> {
-        Data::new(pages, huge)
-    }
-}
-
-/// In a model the pool itself is forgotten (its atomics belong to the run), its data re-used.
-#[cfg(any(iomap_shuttle, iomap_loom))]
-mod retired {
-    use super::{Data, Errno, Pool, PoolConfig};
-    use std::sync::{Mutex, PoisonError};
-
-    static DATA: Mutex<Vec<Data>> = Mutex::new(Vec::new());
-
-    pub(super) fn take(_config: &PoolConfig) -> Option<&'static Pool> {
-        None
-    }
-
-    pub(super) fn put(pool: &'static Pool) {
-        DATA.lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(pool.data.again());
-    }
-
-    pub(super) fn data(pages: u32, huge: bool) -> Result<Data, Errno> {
-        let mut all = DATA.lock().unwrap_or_else(PoisonError::into_inner);
-        match all.iter().position(|data| data.pages() == pages) {
-            Some(at) => Ok(all.swap_remove(at)),
-            None => Data::new(pages, huge),
-        }
     }
 }

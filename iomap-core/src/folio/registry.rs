@@ -12,10 +12,10 @@
 
 use std::sync::{Arc, OnceLock, Weak};
 
-use super::CacheOwner;
+use super::header::flag;
 use super::index::{Index, IndexGuard, InsertError, Mark};
-use crate::folio::header::flag;
-use crate::folio::{FolioRef, LockedFolio, Pool};
+use super::owner::CacheOwner;
+use super::{FolioRef, LockedFolio, Pool};
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Mutex, Rank};
 use crate::units::BlockBits;
@@ -92,12 +92,12 @@ impl CacheCore {
     }
 
     /// The marks some folio has, at this moment ([`Mark::bit`]s).
-    pub(super) fn marks(&self) -> u32 {
+    pub(crate) fn marks(&self) -> u32 {
         self.marks.load(Ordering::Acquire)
     }
 
     /// Pages in the index, at this moment.
-    pub(super) fn nr_pages(&self) -> u64 {
+    pub(crate) fn nr_pages(&self) -> u64 {
         self.nr_pages.load(Ordering::Acquire)
     }
 
@@ -123,7 +123,7 @@ impl CacheCore {
         owner.owner.as_ref()?.upgrade()
     }
 
-    pub(super) fn set_owner(&self, cache: u64, new: Option<Weak<dyn CacheOwner>>) {
+    pub(crate) fn set_owner(&self, cache: u64, new: Option<Weak<dyn CacheOwner>>) {
         let new = Owner { cache, owner: new };
         let old = std::mem::replace(&mut *self.owner.lock(), new);
         drop(old);
@@ -132,7 +132,7 @@ impl CacheCore {
     // ---- folios in and out
 
     /// Puts a folio that is in no cache at page `at`. The index holds a reference from here on.
-    pub(super) fn insert(
+    pub(crate) fn insert(
         &self,
         pool: &'static Pool,
         index: &mut IndexGuard<'_>,
@@ -192,7 +192,7 @@ impl CacheCore {
     }
 
     /// Takes the `TOWRITE` marks of `range` (page numbers) from the dirty ones.
-    pub(super) fn tag_for_writeback(
+    pub(crate) fn tag_for_writeback(
         &self,
         index: &mut IndexGuard<'_>,
         pool: &Pool,
@@ -248,7 +248,7 @@ impl CacheTable {
     /// # Panics
     ///
     /// If 2^28 caches are alive: their inodes alone need more memory than there is.
-    pub(super) fn register(&self) -> u64 {
+    pub(crate) fn register(&self) -> u64 {
         let mut free = self.free.lock();
         let slot = match free.given_back.pop() {
             Some(slot) => slot,
@@ -267,7 +267,7 @@ impl CacheTable {
     }
 
     /// Takes back the core of a cache that is empty.
-    pub(super) fn unregister(&self, id: u64) {
+    pub(crate) fn unregister(&self, id: u64) {
         let core = self.get(id);
         debug_assert_eq!(core.nr_pages(), 0);
         core.set_owner(0, None);

@@ -1,0 +1,173 @@
+//! Handing out folios and nodes, and taking them back.
+//!
+//! Owns the allocators of a pool and the sleep of those who wait for memory. What to do when there
+//! is none is [`reclaim`](crate::folio::reclaim).
+
+use super::Pool;
+use crate::error::{FsError, Result};
+use crate::folio::buddy::Buddy;
+use crate::folio::header::flag;
+use crate::folio::index::{Node, NodeSource};
+use crate::folio::state_ptr::{Owned, StatePtr};
+use crate::folio::{FolioRef, LockedFolio};
+use crate::sync::atomic::Ordering;
+
+/// The allocators, under one lock.
+#[derive(Debug)]
+pub(super) struct Arena {
+    buddy: Buddy,
+    folios: FreeIds,
+    nodes: FreeIds,
+}
+
+/// Ids given back (linked through the entries) and ids never used. 0 is no id.
+#[derive(Debug)]
+struct FreeIds {
+    head: u32,
+    unused: u32,
+}
+
+impl Arena {
+    /// Allocators of `pages` pages, all free.
+    pub(super) fn new(pages: u32) -> Self {
+        let none = || FreeIds { head: 0, unused: 1 };
+        Self {
+            buddy: Buddy::new(pages),
+            folios: none(),
+            nodes: none(),
+        }
+    }
+}
+
+impl Pool {
+    /// Takes `1 << order` pages, leaving `keep` of all pages alone. Born locked, with one
+    /// reference, in no cache; its bytes are anything.
+    fn take(&'static self, order: u32, keep: u32) -> Option<LockedFolio> {
+        let mut arena = self.arena.lock();
+        if arena.buddy.free_pages() < keep + (1 << order) {
+            return None;
+        }
+        let pfn = arena.buddy.alloc(order)?;
+        let id = match arena.folios.head {
+            0 => {
+                arena.folios.unused += 1;
+                arena.folios.unused - 1
+            }
+            id => {
+                arena.folios.head = self.folio(id).next.load(Ordering::Relaxed);
+                id
+            }
+        };
+        self.publish_free(&arena);
+        drop(arena);
+        self.users.fetch_add(1, Ordering::Relaxed);
+        let meta = self.folio(id);
+        meta.describe(pfn, order);
+        meta.header.revive(1);
+        let owned = Owned::try_claim(FolioRef::from_counted(self, id)).ok()?;
+        Some(LockedFolio::new(owned, None))
+    }
+
+    fn publish_free(&self, arena: &Arena) {
+        let free = arena.buddy.free_pages().saturating_sub(self.reserve_pages);
+        self.free.store(free, Ordering::Relaxed);
+    }
+
+    /// A folio for a page cache out of the free memory of the budget.
+    pub(in crate::folio) fn take_from_budget(&'static self, order: u32) -> Option<LockedFolio> {
+        self.take(order, self.reserve_pages)
+    }
+
+    /// A folio in no cache, from the reserve if need be: for frozen copies and bounce buffers. Its
+    /// bytes are anything.
+    ///
+    /// # Errors
+    ///
+    /// [`FsError::NoMemory`] if even the reserve is used up.
+    pub(crate) fn alloc_private(&'static self, order: u32) -> Result<LockedFolio> {
+        if order > self.config.max_order {
+            return Err(FsError::Invalid("folio order above the pool's"));
+        }
+        if let Some(folio) = self.take_from_budget(order) {
+            return Ok(folio);
+        }
+        self.reclaim(1 << order);
+        self.take(order, 0).ok_or(FsError::NoMemory)
+    }
+
+    /// Frees a folio whose last reference is gone. Takes leaf locks only.
+    pub(in crate::folio) fn free(&'static self, id: u32) {
+        let meta = self.folio(id);
+        debug_assert_eq!(meta.cache(), 0, "a folio freed while in a cache");
+        let flags = meta.header.flags();
+        debug_assert_eq!(
+            flags & (flag::WRITEBACK | flag::DIRTY),
+            0,
+            "a folio freed dirty or under writeback (rule B28)"
+        );
+        drop(StatePtr::take_free(meta));
+        if flags & flag::ON_LIST != 0 {
+            self.lists.lock().remove(self, id);
+        }
+        let order = meta.order();
+        let mut arena = self.arena.lock();
+        arena.buddy.free(meta.pfn(), order);
+        meta.next.store(arena.folios.head, Ordering::Relaxed);
+        arena.folios.head = id;
+        self.publish_free(&arena);
+        drop(arena);
+        self.notify_freeable();
+        self.put_user();
+    }
+
+    /// Tells allocations that wait that something may have become free or clean.
+    pub(in crate::folio) fn notify_freeable(&self) {
+        // Partner: `wait_freeable` counts itself with the lock held before it looks again; a store
+        // missed here is made up for by its time limit.
+        if self.starving.load(Ordering::Relaxed) != 0 {
+            let _guard = self.starved.lock();
+            self.freed.notify_all();
+        }
+    }
+
+    /// Sleeps until something was freed, or for a moment.
+    pub(in crate::folio) fn wait_freeable(&self) {
+        if cfg!(any(iomap_shuttle, iomap_loom)) {
+            crate::sync::thread::yield_now();
+            return;
+        }
+        self.starving.fetch_add(1, Ordering::Relaxed);
+        let mut guard = self.starved.lock();
+        self.freed
+            .wait_for(&mut guard, std::time::Duration::from_millis(5));
+        drop(guard);
+        self.starving.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl NodeSource for Pool {
+    fn node(&self, id: u32) -> &'static Node {
+        self.nodes.get(id)
+    }
+
+    fn alloc_node(&self) -> Option<u32> {
+        let mut arena = self.arena.lock();
+        let nodes = &mut arena.nodes;
+        if nodes.head == 0 {
+            if nodes.unused == self.nodes.len() {
+                return None;
+            }
+            nodes.unused += 1;
+            return Some(nodes.unused - 1);
+        }
+        let id = nodes.head;
+        nodes.head = self.nodes.get(id).take_free_link();
+        Some(id)
+    }
+
+    fn free_node(&self, id: u32) {
+        let mut arena = self.arena.lock();
+        self.nodes.get(id).set_free_link(arena.nodes.head);
+        arena.nodes.head = id;
+    }
+}
