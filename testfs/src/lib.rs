@@ -1,3 +1,4 @@
 //! testfs.
 
 pub mod format;
+pub mod meta;

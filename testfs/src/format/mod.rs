@@ -9,6 +9,7 @@
 //! and generation, and the pointer to it repeats generation and checksum, so that a block which is
 //! damaged, misplaced or left over from another time is told from the right one.
 
+pub mod hash;
 pub mod item;
 pub mod key;
 pub mod node;
