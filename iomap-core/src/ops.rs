@@ -9,7 +9,7 @@
 //!
 //! A backend implements them on its in-memory inode. The hooks run in the caller's thread and may
 //! block unless the request says `nowait`; then they answer
-//! [`FsError::WouldBlock`](crate::error::FsError::WouldBlock) instead. How the core calls them is
+//! [`FsError::WouldBlock`] instead. How the core calls them is
 //! [`iter`](crate::iter) and the operation files; what it promises meanwhile stands with each hook
 //! in four lines: called when, holding what, may do, must do.
 //!

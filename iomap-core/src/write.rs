@@ -40,7 +40,7 @@ pub struct WriteOptions {
 ///
 /// The size of the file grows as bytes beyond it are accepted. What lies between the old end and
 /// `pos` must have been made zero by the caller
-/// ([`resize::zero_old_end`](crate::resize::zero_old_end)).
+/// ([`resize::zero_old_end`]).
 ///
 /// # Errors
 ///
