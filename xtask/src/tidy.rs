@@ -43,6 +43,10 @@ const PLAIN_SYNC_FILES: &[(&str, &str)] = &[
         "file bytes, seen as atomic bytes",
     ),
     (
+        "iomap-core/src/stats.rs",
+        "which shard of the counters a thread uses",
+    ),
+    (
         "iomap-core/src/folio/pool.rs",
         "the process-wide list of retired pools",
     ),
