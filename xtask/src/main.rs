@@ -121,10 +121,7 @@ fn lint() -> Result<Counts, String> {
 fn doc() -> Counts {
     let args = "doc --workspace --no-deps --all-features --document-private-items";
     Step::cargo("doc", &args.split(' ').collect::<Vec<_>>())
-        .env(
-            "RUSTDOCFLAGS",
-            "-D warnings -A rustdoc::private-intra-doc-links",
-        )
+        .env("RUSTDOCFLAGS", "-D warnings")
         .check()
 }
 
