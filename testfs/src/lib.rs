@@ -1,4 +1,5 @@
 //! testfs.
 
+pub mod device;
 pub mod format;
 pub mod meta;

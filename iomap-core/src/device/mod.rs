@@ -29,6 +29,7 @@ mod request;
 mod ring;
 
 use std::fmt;
+use std::sync::Arc;
 
 use crate::error::DeviceError;
 use crate::units::DevAddr;
@@ -171,6 +172,48 @@ pub trait BlockDevice: Send + Sync + fmt::Debug {
     /// The descriptor that becomes readable when completions wait to be run, if there is one.
     fn completion_fd(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
         None
+    }
+}
+
+impl<D: BlockDevice + ?Sized> BlockDevice for Arc<D> {
+    fn size(&self) -> u64 {
+        (**self).size()
+    }
+    fn limits(&self) -> &Limits {
+        (**self).limits()
+    }
+    fn submit(&self, bio: Bio) {
+        (**self).submit(bio);
+    }
+    fn poll(&self) {
+        (**self).poll();
+    }
+    fn wait(&self, done: &mut dyn FnMut() -> bool) {
+        (**self).wait(done);
+    }
+    fn wake(&self) {
+        (**self).wake();
+    }
+    fn in_flight(&self) -> usize {
+        (**self).in_flight()
+    }
+    fn plug(&self) {
+        (**self).plug();
+    }
+    fn unplug(&self) {
+        (**self).unplug();
+    }
+    fn transfer(
+        &self,
+        op: BioOp,
+        addr: DevAddr,
+        len: u64,
+        segments: &[Segment],
+    ) -> Result<(), DeviceError> {
+        (**self).transfer(op, addr, len, segments)
+    }
+    fn completion_fd(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
+        (**self).completion_fd()
     }
 }
 
