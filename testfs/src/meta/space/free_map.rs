@@ -114,7 +114,6 @@ impl FreeMap {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use proptest::prelude::*;
@@ -146,7 +145,7 @@ mod tests {
         #[test]
         fn agrees_with_a_bitmap(steps in prop::collection::vec((any::<bool>(), 0u64..64, 1u64..16), 1..200)) {
             let mut map = FreeMap::default();
-            let mut bits = vec![false; 80];
+            let mut bits = [false; 80];
             for (release, at, len) in steps {
                 if release {
                     let span = at as usize..(at + len) as usize;
