@@ -88,7 +88,9 @@ mod tests {
         for n in 0..1000u32 {
             let name = n.to_le_bytes();
             let at = dirent_offset(&[1; 16], &name);
-            assert!(at.is_multiple_of(PROBES) && at >= PROBES && at + PROBES - 1 <= i64::MAX as u64);
+            assert!(
+                at.is_multiple_of(PROBES) && at >= PROBES && at + PROBES - 1 <= i64::MAX as u64
+            );
             assert_eq!(xattr_offset(&[1; 16], &name) % (PROBES << 16), 0);
         }
     }
