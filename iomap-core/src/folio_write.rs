@@ -19,7 +19,7 @@ use crate::error::{FsError, ProtocolError, Result};
 use crate::folio::LockedFolio;
 use crate::inode::Inode;
 use crate::iomap::{InlineBuffer, Iomap, MapKind};
-use crate::ops::{FolioOp, FolioOps, FolioRequest};
+use crate::ops::{FolioOp, FolioOps, FolioRequest, Prepared};
 use crate::page_cache::GetFolio;
 use crate::units::{FilePos, FileRange, PAGE_SHIFT};
 use crate::user::UserSource;
@@ -71,6 +71,9 @@ pub(crate) enum Changed {
     Stale,
 }
 
+/// How often in a row a backend may put a folio off ([`Prepared::Again`]).
+const AGAIN_MAX: u32 = 4096;
+
 /// Changes as much of `range` as lies in the folio at its start. `range` lies in the mapping.
 pub(crate) fn change_folio<B: FolioOps + ?Sized, S: UserSource>(
     backend: &B,
@@ -78,6 +81,26 @@ pub(crate) fn change_folio<B: FolioOps + ?Sized, S: UserSource>(
     how: &How<'_>,
     change: &mut Change<'_, S>,
 ) -> Result<Changed> {
+    for _ in 0..AGAIN_MAX {
+        if let Some(changed) = pass_points(backend, range, how, change)? {
+            return Ok(changed);
+        }
+        crate::sync::thread::yield_now();
+    }
+    Err(ProtocolError::NoProgress {
+        pos: range.start(),
+        retries: AGAIN_MAX,
+    }
+    .into())
+}
+
+/// Passes the four points once. `None`: the backend put the folio off.
+fn pass_points<B: FolioOps + ?Sized, S: UserSource>(
+    backend: &B,
+    range: FileRange,
+    how: &How<'_>,
+    change: &mut Change<'_, S>,
+) -> Result<Option<Changed>> {
     let req = FolioRequest {
         op: change.op(),
         range,
@@ -85,11 +108,10 @@ pub(crate) fn change_folio<B: FolioOps + ?Sized, S: UserSource>(
     };
     let mut guard = backend.before_lock(&req)?;
     let changed = locked_part(backend, &mut guard, &req, how, change);
-    let after = backend.after_unlock(guard, &req);
-    match (changed, after) {
-        (Ok(Changed::Bytes { done, grew }), Err(error)) if done > 0 => {
+    match (changed, backend.after_unlock(guard, &req)) {
+        (Ok(Some(Changed::Bytes { done, grew })), Err(error)) if done > 0 => {
             backend.inode().cache().record_error(error.errno());
-            Ok(Changed::Bytes { done, grew })
+            Ok(Some(Changed::Bytes { done, grew }))
         }
         (Ok(_), Err(error)) => Err(error),
         (changed, _) => changed,
@@ -103,7 +125,7 @@ fn locked_part<B: FolioOps + ?Sized, S: UserSource>(
     req: &FolioRequest,
     how: &How<'_>,
     change: &mut Change<'_, S>,
-) -> Result<Changed> {
+) -> Result<Option<Changed>> {
     let inode = backend.inode();
     let get = GetFolio {
         order_hint: order_of(req.range),
@@ -113,18 +135,20 @@ fn locked_part<B: FolioOps + ?Sized, S: UserSource>(
     };
     let mut folio = inode.cache().get_or_create(req.range.start().page(), get)?;
     if !backend.is_valid(how.iomap) {
-        return Ok(Changed::Stale);
+        return Ok(Some(Changed::Stale));
     }
     let range = req.range.intersect(folio.range());
     let req = FolioRequest { range, ..*req };
-    backend.folio_prepare(guard, &mut folio, &req)?;
+    if backend.folio_prepare(guard, &mut folio, &req)? == Prepared::Again {
+        return Ok(None);
+    }
     let result = change_locked(inode, &mut folio, range, how, change);
     let done = match result {
         Ok(Changed::Bytes { done, .. }) => done,
         _ => 0,
     };
     backend.folio_done(guard, &mut folio, &req, done);
-    result
+    result.map(Some)
 }
 
 /// The order of the folio a write of this length is happy with.

@@ -270,6 +270,18 @@ pub struct FolioRequest {
     pub nowait: bool,
 }
 
+/// What [`FolioOps::folio_prepare`] makes of a folio.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prepared {
+    /// The operation may change or write it.
+    Ready,
+    /// Not like this: between `before_lock` and the folio lock something changed that the guard
+    /// does not fit. Writeback leaves the folio dirty, and a sync takes it as cared for: the backend
+    /// has its bytes in a transaction, which its `sync_metadata` makes durable. Every other
+    /// operation unlocks the folio, passes `after_unlock`, and starts again at `before_lock`.
+    Again,
+}
+
 /// What a backend does around a locked folio: the four points, in this order. All default to
 /// nothing.
 ///
@@ -299,26 +311,27 @@ pub trait FolioOps: MapOps {
 
     /// The folio is locked and in the cache; its mapping was found valid; nothing is changed yet.
     ///
-    /// - May: read the folio, set its private state, refuse.
+    /// - May: read the folio, set its private state, put it off ([`Prepared::Again`]).
     ///
     /// # Errors
     ///
-    /// Ends the operation at this folio. `folio_done` is not passed for a refused folio;
-    /// `after_unlock` is.
+    /// Ends the operation at this folio. `folio_done` is not passed for a folio that was refused
+    /// or put off; `after_unlock` is.
     fn folio_prepare(
         &self,
         guard: &mut Self::Guard,
         folio: &mut LockedFolio,
         req: &FolioRequest,
-    ) -> Result<()> {
+    ) -> Result<Prepared> {
         let _ = (guard, folio, req);
-        Ok(())
+        Ok(Prepared::Ready)
     }
 
     /// The bytes were changed, dirtied, and the size updated; the folio is still locked (rule F1).
     /// For writeback: the dirty ranges have been handed to the device.
     ///
-    /// - Called: exactly once for every successful `folio_prepare`, on every path (rule F2).
+    /// - Called: exactly once for every `folio_prepare` that answered [`Prepared::Ready`], on every
+    ///   path (rule F2).
     /// - `done`: the bytes really accepted, from the start of `req.range` on; zero if none (rule
     ///   F3).
     /// - Must: not unlock (it cannot) and not fail: what can fail belongs into `folio_prepare`.

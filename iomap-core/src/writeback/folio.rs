@@ -11,7 +11,7 @@ use crate::folio::{FolioRef, LockedFolio};
 use crate::ioend::build::{Run, exact_range};
 use crate::ioend::finish;
 use crate::iomap::{Iomap, MapKind};
-use crate::ops::{FolioOp, FolioRequest, IoendRange, WritebackOps, WritebackRequest};
+use crate::ops::{FolioOp, FolioRequest, IoendRange, Prepared, WritebackOps, WritebackRequest};
 use crate::stats::Event;
 use crate::units::{BlockBits, FilePos, FileRange};
 
@@ -140,7 +140,10 @@ impl<B: WritebackOps + ?Sized> Pass<'_, B> {
                 self.write_locked(None, &mut folio, size);
             }
             Some(guard) => {
-                self.backend.folio_prepare(guard, &mut folio, req)?;
+                if self.backend.folio_prepare(guard, &mut folio, req)? == Prepared::Again {
+                    self.inode.cache().clear_towrite(&folio);
+                    return Ok(Attempt::Over);
+                }
                 let bytes = self.write_locked(Some(guard), &mut folio, size);
                 self.backend.folio_done(guard, &mut folio, req, bytes);
             }
