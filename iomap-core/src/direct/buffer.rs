@@ -1,0 +1,437 @@
+//! The memory of a direct I/O: the only place where a caller's buffer becomes a device segment.
+//!
+//! Owns [`AlignedBuf`], memory that is moved into an asynchronous request and handed back with its
+//! result; [`Flight`], the memory of one request with the number of device requests that use it;
+//! and the proof that no device uses memory after its owner has it back. Knows nothing of files.
+//!
+//! The bytes of a flight are handed out once, as disjoint [`Part`]s, by one [`Cursor`]; a part is
+//! consumed by filling it or by giving it to a device. So no two parties ever touch the same byte.
+
+use std::alloc::Layout;
+use std::fmt;
+use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+use std::sync::{Arc, OnceLock};
+
+use crate::device::{Bio, BioOp, BlockDevice, Completion, Segment};
+use crate::error::{DeviceError, FsError, Result};
+use crate::sync::atomic::{AtomicU32, Ordering};
+use crate::sync::{Mutex, Rank};
+use crate::units::{DevAddr, FilePos, PAGE_SIZE};
+
+/// Owned bytes at an address a device accepts: the buffer of asynchronous direct I/O.
+pub struct AlignedBuf {
+    ptr: NonNull<u8>,
+    len: usize,
+    layout: Layout,
+}
+
+// SAFETY: an `AlignedBuf` owns its memory alone, as a `Vec<u8>` does.
+unsafe impl Send for AlignedBuf {}
+// SAFETY: as above; shared access only reads.
+unsafe impl Sync for AlignedBuf {}
+
+impl AlignedBuf {
+    /// `len` zero bytes at a multiple of `align`, a power of two.
+    ///
+    /// # Errors
+    ///
+    /// [`FsError::NoMemory`] if there is none, [`FsError::Invalid`] if `align` is no power of two.
+    pub fn new(len: usize, align: usize) -> Result<Self> {
+        let layout = Layout::from_size_align(len.max(1), align)
+            .map_err(|_| FsError::Invalid("size or alignment of a buffer"))?;
+        // SAFETY: the layout has at least one byte.
+        let ptr = unsafe { std::alloc::alloc_zeroed(layout) };
+        let ptr = NonNull::new(ptr).ok_or(FsError::NoMemory)?;
+        Ok(Self { ptr, len, layout })
+    }
+
+    /// `len` zero bytes that `device` can transfer.
+    ///
+    /// # Errors
+    ///
+    /// As [`AlignedBuf::new`].
+    pub fn for_device(device: &dyn BlockDevice, len: usize) -> Result<Self> {
+        Self::new(len, device.limits().memory_align.max(1))
+    }
+}
+
+impl Drop for AlignedBuf {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new` with this layout, and freed here only.
+        unsafe { std::alloc::dealloc(self.ptr.as_ptr(), self.layout) }
+    }
+}
+
+impl Deref for AlignedBuf {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: `len` initialised bytes, owned by `self`; a flight that lends them to a device
+        // owns the whole `AlignedBuf` meanwhile.
+        unsafe { std::slice::from_raw_parts(self.ptr.as_ptr(), self.len) }
+    }
+}
+
+impl DerefMut for AlignedBuf {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `deref`, and `self` is borrowed exclusively.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr.as_ptr(), self.len) }
+    }
+}
+
+impl fmt::Debug for AlignedBuf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AlignedBuf({} bytes at {:p})", self.len, self.ptr)
+    }
+}
+
+/// The first failure of a request, and from where on its bytes are lost.
+#[derive(Clone, Debug)]
+pub(super) struct Failure {
+    /// The first error told (rule B55).
+    pub(super) error: FsError,
+    /// The lowest position lost, over all errors.
+    pub(super) lost_from: FilePos,
+}
+
+/// What runs when the last device request has ended: in the context of a completion.
+type Last = Box<dyn FnOnce(&Arc<Flight>) + Send>;
+
+struct State {
+    failure: Option<Failure>,
+    last: Option<Last>,
+    owned: Option<AlignedBuf>,
+}
+
+/// The memory of one direct I/O and the device requests that use it.
+pub(super) struct Flight {
+    ptr: NonNull<u8>,
+    len: usize,
+    /// Whether bytes may be changed: for reads only.
+    writable: bool,
+    /// One for the submitter and one for each device request. `Release` going down, partner: the
+    /// `Acquire` load of [`Flight::is_landed`] and the `Acquire` half of the last decrement; who
+    /// sees only the submitter's one, or none, sees every byte the device moved and every failure.
+    pending: AtomicU32,
+    state: Mutex<State>,
+}
+
+// SAFETY: the address is used only through parts, which are disjoint; the memory is usable from any
+// thread while the flight lives (owned), or while `lend`/`lend_mut` run (borrowed).
+unsafe impl Send for Flight {}
+// SAFETY: as above.
+unsafe impl Sync for Flight {}
+
+impl Flight {
+    fn new(ptr: NonNull<u8>, len: usize, writable: bool, owned: Option<AlignedBuf>) -> Arc<Self> {
+        let state = State { failure: None, last: None, owned };
+        Arc::new(Self {
+            ptr,
+            len,
+            writable,
+            pending: AtomicU32::new(1),
+            state: Mutex::new(Rank::Wait, state),
+        })
+    }
+
+    /// A flight that owns its memory, and the cursor over it.
+    pub(super) fn owned(buffer: AlignedBuf, writable: bool) -> (Arc<Self>, Cursor<'static>) {
+        let flight = Self::new(buffer.ptr, buffer.len, writable, Some(buffer));
+        let cursor = Cursor::new(Arc::clone(&flight));
+        (flight, cursor)
+    }
+
+    /// Whether no device request is on its way. Before the submitter is
+    /// [done](Flight::submitted) only.
+    pub(super) fn is_landed(&self) -> bool {
+        self.pending.load(Ordering::Acquire) <= 1
+    }
+
+    /// The first failure so far.
+    pub(super) fn failure(&self) -> Option<Failure> {
+        self.state.lock().failure.clone()
+    }
+
+    /// Records that the bytes from `lost_from` on are lost.
+    pub(super) fn fail(&self, error: FsError, lost_from: FilePos) {
+        let mut state = self.state.lock();
+        match &mut state.failure {
+            None => state.failure = Some(Failure { error, lost_from }),
+            Some(failure) => failure.lost_from = failure.lost_from.min(lost_from),
+        }
+    }
+
+    /// The submitter is done: whoever ends last runs `last`. If that is the submitter itself,
+    /// `last` comes back, to be run by it.
+    #[must_use]
+    pub(super) fn submitted(self: &Arc<Self>, last: Last) -> Option<Last> {
+        self.state.lock().last = Some(last);
+        self.lower()
+    }
+
+    fn lower(&self) -> Option<Last> {
+        if self.pending.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.state.lock().last.take()
+        } else {
+            None
+        }
+    }
+
+    /// Hands the owned memory back, once the last device request has ended.
+    pub(super) fn take_buffer(&self) -> Option<AlignedBuf> {
+        if self.pending.load(Ordering::Acquire) != 0 {
+            return None;
+        }
+        self.state.lock().owned.take()
+    }
+}
+
+impl fmt::Debug for Flight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Flight").field("len", &self.len).finish_non_exhaustive()
+    }
+}
+
+/// Hands out the bytes of a flight, from the first to the last, each once.
+pub(super) struct Cursor<'m> {
+    flight: Arc<Flight>,
+    at: usize,
+    memory: PhantomData<&'m mut [u8]>,
+}
+
+impl<'m> Cursor<'m> {
+    fn new(flight: Arc<Flight>) -> Self {
+        Self { flight, at: 0, memory: PhantomData }
+    }
+
+    /// The flight.
+    pub(super) const fn flight(&self) -> &Arc<Flight> {
+        &self.flight
+    }
+
+    /// The address of the next byte.
+    pub(super) fn addr(&self) -> usize {
+        self.flight.ptr.as_ptr().addr() + self.at
+    }
+
+    /// The next `len` bytes.
+    ///
+    /// # Panics
+    ///
+    /// If there are fewer.
+    pub(super) fn take(&mut self, len: usize) -> Part<'m> {
+        assert!(len <= self.flight.len - self.at, "part outside of the caller's memory");
+        let part =
+            Part { flight: Arc::clone(&self.flight), from: self.at, len, memory: PhantomData };
+        self.at += len;
+        part
+    }
+}
+
+/// Some bytes of a flight, that nobody else has.
+pub(super) struct Part<'m> {
+    flight: Arc<Flight>,
+    from: usize,
+    len: usize,
+    memory: PhantomData<&'m mut [u8]>,
+}
+
+impl<'m> Part<'m> {
+    /// Bytes.
+    pub(super) const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Splits off the first `len` bytes.
+    ///
+    /// # Panics
+    ///
+    /// If there are fewer.
+    pub(super) fn split(self, len: usize) -> (Self, Self) {
+        assert!(len <= self.len, "split outside of a part");
+        let flight = Arc::clone(&self.flight);
+        let rest = Part { from: self.from + len, len: self.len - len, ..self };
+        (Part { flight, from: rest.from - len, len, memory: PhantomData }, rest)
+    }
+
+    /// Lets `fill` write the bytes; they hold what they held before.
+    ///
+    /// # Panics
+    ///
+    /// If this is the memory of a write.
+    pub(super) fn fill(self, fill: impl FnOnce(&mut [u8])) {
+        assert!(self.flight.writable, "the memory of a write is not changed");
+        // SAFETY: inside the memory of the flight (checked by `take` and `split`), which is
+        // borrowed exclusively or owned (`writable`); the bytes belong to this part alone, and it
+        // is consumed.
+        fill(unsafe { std::slice::from_raw_parts_mut(self.start().as_ptr(), self.len) });
+    }
+
+    /// Lets `read` look at the bytes.
+    pub(super) fn read(self, read: impl FnOnce(&[u8])) {
+        // SAFETY: as in `fill`; the memory of a write is borrowed shared at least, or owned.
+        read(unsafe { std::slice::from_raw_parts(self.start().as_ptr(), self.len) });
+    }
+
+    /// Has `device` read into the bytes, or write them. A failure is recorded in the flight: lost
+    /// from `lost_from` on.
+    ///
+    /// # Panics
+    ///
+    /// If this is the memory of a write, and `op` reads.
+    pub(super) fn submit(
+        self,
+        device: &dyn BlockDevice,
+        op: BioOp,
+        addr: DevAddr,
+        lost_from: FilePos,
+    ) {
+        assert!(self.flight.writable || op != BioOp::Read, "reading into the memory of a write");
+        // SAFETY: the memory stays mapped until the request has completed: `request` counts it in
+        // `pending` until then, and neither an owned buffer is handed back (`take_buffer`) nor
+        // borrowed memory (`Loan`) while it is counted. Nobody has a reference to these bytes: the
+        // part is theirs alone and consumed, and the borrow it comes from is not used meanwhile.
+        let segment = unsafe { Segment::from_raw(self.start(), self.len) };
+        request(&self.flight, device, op, addr, segment, lost_from);
+    }
+
+    fn start(&self) -> NonNull<u8> {
+        // SAFETY: `from` is at most the length of the flight's memory.
+        unsafe { self.flight.ptr.add(self.from) }
+    }
+}
+
+/// Submits one request that `flight` waits for.
+fn request(
+    flight: &Arc<Flight>,
+    device: &dyn BlockDevice,
+    op: BioOp,
+    addr: DevAddr,
+    segment: Segment,
+    lost_from: FilePos,
+) {
+    // The submitter still counts as one: this cannot revive a flight that has ended.
+    flight.pending.fetch_add(1, Ordering::Relaxed);
+    let landing = Arc::clone(flight);
+    let done = Completion::call(move |result: Result<(), DeviceError>| {
+        if let Err(error) = result {
+            landing.fail(error.into(), lost_from);
+        }
+        if let Some(last) = landing.lower() {
+            last(&landing);
+        }
+    });
+    device.submit(Bio::new(op, addr, segment.len() as u64, &[segment], done));
+}
+
+/// Bytes of zeroes that every request writes from: larger ranges take several turns (rule B57).
+pub(super) const ZEROES_LEN: usize = 4 * PAGE_SIZE;
+
+#[repr(align(4096))]
+struct Zeroes([u8; ZEROES_LEN]);
+
+/// Has `device` write `len` zeroes from `addr` on, in requests of at most `max` bytes.
+pub(super) fn submit_zeroes(
+    flight: &Arc<Flight>,
+    device: &dyn BlockDevice,
+    addr: DevAddr,
+    len: u64,
+    max: u64,
+    lost_from: FilePos,
+) {
+    static ZEROES: OnceLock<Box<Zeroes>> = OnceLock::new();
+    let zeroes = ZEROES.get_or_init(|| Box::new(Zeroes([0; ZEROES_LEN])));
+    let mut done = 0;
+    while done < len {
+        let now = (len - done).min(max).min(ZEROES_LEN as u64);
+        // SAFETY: a static that is never changed nor freed, read by a device write.
+        let segment =
+            unsafe { Segment::from_raw(NonNull::from(&zeroes.0).cast::<u8>(), now as usize) };
+        request(flight, device, BioOp::WRITE, addr.plus(done), segment, lost_from);
+        done += now;
+    }
+}
+
+/// Waits, when dropped, until no device request uses the borrowed memory any more.
+struct Loan<'a> {
+    flight: &'a Flight,
+    device: &'a dyn BlockDevice,
+}
+
+impl Drop for Loan<'_> {
+    fn drop(&mut self) {
+        if !self.flight.is_landed() {
+            self.device.wait(&mut || self.flight.is_landed());
+        }
+        // A device that returns early must not cost memory safety.
+        while !self.flight.is_landed() {
+            self.device.poll();
+            crate::sync::thread::yield_now();
+        }
+    }
+}
+
+/// Runs `submit` with the bytes to read into. Returns when no device request uses them any more,
+/// also if `submit` panics.
+pub(super) fn lend_mut<R>(
+    bytes: &mut [u8],
+    device: &dyn BlockDevice,
+    submit: impl for<'m> FnOnce(Cursor<'m>) -> R,
+) -> (R, Option<Failure>) {
+    let len = bytes.len();
+    lend_raw(NonNull::from(bytes).cast(), len, true, device, submit)
+}
+
+/// Runs `submit` with the bytes to write. As [`lend_mut`].
+pub(super) fn lend<R>(
+    bytes: &[u8],
+    device: &dyn BlockDevice,
+    submit: impl for<'m> FnOnce(Cursor<'m>) -> R,
+) -> (R, Option<Failure>) {
+    lend_raw(NonNull::from(bytes).cast(), bytes.len(), false, device, submit)
+}
+
+/// The borrow of the callers lasts until this returns; the lifetime of the cursor keeps parts from
+/// leaving `submit`, and `Loan` waits for the requests made of them.
+fn lend_raw<R>(
+    ptr: NonNull<u8>,
+    len: usize,
+    writable: bool,
+    device: &dyn BlockDevice,
+    submit: impl for<'m> FnOnce(Cursor<'m>) -> R,
+) -> (R, Option<Failure>) {
+    let flight = Flight::new(ptr, len, writable, None);
+    let loan = Loan { flight: &flight, device };
+    let result = submit(Cursor::new(Arc::clone(&flight)));
+    drop(loan);
+    (result, flight.failure())
+}
+
+/// Reads into borrowed memory with one request and nothing else: the fast path.
+///
+/// # Errors
+///
+/// What the device answers.
+pub(super) fn read_one(
+    device: &dyn BlockDevice,
+    addr: DevAddr,
+    bytes: &mut [u8],
+) -> Result<(), DeviceError> {
+    /// A panic of the device would return the memory while it may still be written to.
+    struct AbortOnUnwind;
+    impl Drop for AbortOnUnwind {
+        fn drop(&mut self) {
+            std::process::abort();
+        }
+    }
+    let len = bytes.len();
+    let guard = AbortOnUnwind;
+    // SAFETY: `bytes` is borrowed exclusively until this function returns, and not used meanwhile;
+    // `transfer` returns when the request has completed, and if it panics the process ends.
+    let segment = unsafe { Segment::from_raw(NonNull::from(bytes).cast(), len) };
+    let result = device.transfer(BioOp::Read, addr, len as u64, &[segment]);
+    std::mem::forget(guard);
+    result
+}
