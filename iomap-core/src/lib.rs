@@ -50,6 +50,7 @@
 
 pub mod delalloc;
 pub mod device;
+pub mod direct;
 pub mod error;
 pub mod fiemap;
 pub mod file;
@@ -68,6 +69,7 @@ pub mod readahead;
 pub mod resize;
 pub mod seek;
 pub mod stats;
+pub mod swapfile;
 pub mod sync;
 pub mod units;
 pub mod unshare;

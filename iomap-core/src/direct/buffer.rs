@@ -96,8 +96,9 @@ pub(super) struct Failure {
     pub(super) lost_from: FilePos,
 }
 
-/// What runs when the last device request has ended: in the context of a completion.
-type Last = Box<dyn FnOnce(&Arc<Flight>) + Send>;
+/// What runs when the submitter and the last device request have ended. Told whether that is in the
+/// context of a completion.
+type Last = Box<dyn FnOnce(bool) + Send>;
 
 struct State {
     failure: Option<Failure>,
@@ -126,7 +127,11 @@ unsafe impl Sync for Flight {}
 
 impl Flight {
     fn new(ptr: NonNull<u8>, len: usize, writable: bool, owned: Option<AlignedBuf>) -> Arc<Self> {
-        let state = State { failure: None, last: None, owned };
+        let state = State {
+            failure: None,
+            last: None,
+            owned,
+        };
         Arc::new(Self {
             ptr,
             len,
@@ -152,6 +157,11 @@ impl Flight {
     /// The first failure so far.
     pub(super) fn failure(&self) -> Option<Failure> {
         self.state.lock().failure.clone()
+    }
+
+    /// Whether anything failed so far.
+    pub(super) fn has_failed(&self) -> bool {
+        self.state.lock().failure.is_some()
     }
 
     /// Records that the bytes from `lost_from` on are lost.
@@ -190,7 +200,9 @@ impl Flight {
 
 impl fmt::Debug for Flight {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Flight").field("len", &self.len).finish_non_exhaustive()
+        f.debug_struct("Flight")
+            .field("len", &self.len)
+            .finish_non_exhaustive()
     }
 }
 
@@ -203,17 +215,16 @@ pub(super) struct Cursor<'m> {
 
 impl<'m> Cursor<'m> {
     fn new(flight: Arc<Flight>) -> Self {
-        Self { flight, at: 0, memory: PhantomData }
+        Self {
+            flight,
+            at: 0,
+            memory: PhantomData,
+        }
     }
 
     /// The flight.
     pub(super) const fn flight(&self) -> &Arc<Flight> {
         &self.flight
-    }
-
-    /// The address of the next byte.
-    pub(super) fn addr(&self) -> usize {
-        self.flight.ptr.as_ptr().addr() + self.at
     }
 
     /// The next `len` bytes.
@@ -222,9 +233,16 @@ impl<'m> Cursor<'m> {
     ///
     /// If there are fewer.
     pub(super) fn take(&mut self, len: usize) -> Part<'m> {
-        assert!(len <= self.flight.len - self.at, "part outside of the caller's memory");
-        let part =
-            Part { flight: Arc::clone(&self.flight), from: self.at, len, memory: PhantomData };
+        assert!(
+            len <= self.flight.len - self.at,
+            "part outside of the caller's memory"
+        );
+        let part = Part {
+            flight: Arc::clone(&self.flight),
+            from: self.at,
+            len,
+            memory: PhantomData,
+        };
         self.at += len;
         part
     }
@@ -239,11 +257,6 @@ pub(super) struct Part<'m> {
 }
 
 impl<'m> Part<'m> {
-    /// Bytes.
-    pub(super) const fn len(&self) -> usize {
-        self.len
-    }
-
     /// Splits off the first `len` bytes.
     ///
     /// # Panics
@@ -252,8 +265,20 @@ impl<'m> Part<'m> {
     pub(super) fn split(self, len: usize) -> (Self, Self) {
         assert!(len <= self.len, "split outside of a part");
         let flight = Arc::clone(&self.flight);
-        let rest = Part { from: self.from + len, len: self.len - len, ..self };
-        (Part { flight, from: rest.from - len, len, memory: PhantomData }, rest)
+        let rest = Part {
+            from: self.from + len,
+            len: self.len - len,
+            ..self
+        };
+        (
+            Part {
+                flight,
+                from: rest.from - len,
+                len,
+                memory: PhantomData,
+            },
+            rest,
+        )
     }
 
     /// Lets `fill` write the bytes; they hold what they held before.
@@ -276,7 +301,7 @@ impl<'m> Part<'m> {
     }
 
     /// Has `device` read into the bytes, or write them. A failure is recorded in the flight: lost
-    /// from `lost_from` on.
+    /// from `lost_from` on. Returns whether anything of the flight has failed so far.
     ///
     /// # Panics
     ///
@@ -287,14 +312,18 @@ impl<'m> Part<'m> {
         op: BioOp,
         addr: DevAddr,
         lost_from: FilePos,
-    ) {
-        assert!(self.flight.writable || op != BioOp::Read, "reading into the memory of a write");
+    ) -> bool {
+        assert!(
+            self.flight.writable || op != BioOp::Read,
+            "reading into the memory of a write"
+        );
         // SAFETY: the memory stays mapped until the request has completed: `request` counts it in
         // `pending` until then, and neither an owned buffer is handed back (`take_buffer`) nor
         // borrowed memory (`Loan`) while it is counted. Nobody has a reference to these bytes: the
         // part is theirs alone and consumed, and the borrow it comes from is not used meanwhile.
         let segment = unsafe { Segment::from_raw(self.start(), self.len) };
         request(&self.flight, device, op, addr, segment, lost_from);
+        self.flight.has_failed()
     }
 
     fn start(&self) -> NonNull<u8> {
@@ -320,14 +349,14 @@ fn request(
             landing.fail(error.into(), lost_from);
         }
         if let Some(last) = landing.lower() {
-            last(&landing);
+            last(true);
         }
     });
     device.submit(Bio::new(op, addr, segment.len() as u64, &[segment], done));
 }
 
 /// Bytes of zeroes that every request writes from: larger ranges take several turns (rule B57).
-pub(super) const ZEROES_LEN: usize = 4 * PAGE_SIZE;
+pub(super) const ZEROES_LEN: usize = 16 * PAGE_SIZE;
 
 #[repr(align(4096))]
 struct Zeroes([u8; ZEROES_LEN]);
@@ -349,7 +378,14 @@ pub(super) fn submit_zeroes(
         // SAFETY: a static that is never changed nor freed, read by a device write.
         let segment =
             unsafe { Segment::from_raw(NonNull::from(&zeroes.0).cast::<u8>(), now as usize) };
-        request(flight, device, BioOp::WRITE, addr.plus(done), segment, lost_from);
+        request(
+            flight,
+            device,
+            BioOp::WRITE,
+            addr.plus(done),
+            segment,
+            lost_from,
+        );
         done += now;
     }
 }
@@ -390,7 +426,13 @@ pub(super) fn lend<R>(
     device: &dyn BlockDevice,
     submit: impl for<'m> FnOnce(Cursor<'m>) -> R,
 ) -> (R, Option<Failure>) {
-    lend_raw(NonNull::from(bytes).cast(), bytes.len(), false, device, submit)
+    lend_raw(
+        NonNull::from(bytes).cast(),
+        bytes.len(),
+        false,
+        device,
+        submit,
+    )
 }
 
 /// The borrow of the callers lasts until this returns; the lifetime of the cursor keeps parts from
@@ -403,7 +445,10 @@ fn lend_raw<R>(
     submit: impl for<'m> FnOnce(Cursor<'m>) -> R,
 ) -> (R, Option<Failure>) {
     let flight = Flight::new(ptr, len, writable, None);
-    let loan = Loan { flight: &flight, device };
+    let loan = Loan {
+        flight: &flight,
+        device,
+    };
     let result = submit(Cursor::new(Arc::clone(&flight)));
     drop(loan);
     (result, flight.failure())

@@ -122,6 +122,13 @@ pub struct Transfer {
 }
 
 impl Transfer {
+    /// Where the first byte lives that is made zero before the part.
+    #[must_use]
+    pub const fn head_addr(&self) -> DevAddr {
+        // Inside the same extent: the head lies in the first block of the part.
+        DevAddr::new(self.addr.bytes().saturating_sub(self.zero_head))
+    }
+
     /// The bytes to make zero behind `end`, where the transfer really ended (rule B56).
     #[must_use]
     pub const fn zero_tail_after(&self, end: FilePos) -> u64 {
@@ -159,7 +166,12 @@ pub fn plan(
     from_elsewhere: bool,
     part: FileRange,
 ) -> Result<Plan> {
-    let bad = |what| Err(FsError::Protocol(ProtocolError::BadKind { what, pos: part.start() }));
+    let bad = |what| {
+        Err(FsError::Protocol(ProtocolError::BadKind {
+            what,
+            pos: part.start(),
+        }))
+    };
     let reads = request.direction == Direction::Read;
     let addr = match (&iomap.kind, iomap.addr_at(part.start())) {
         (MapKind::Delalloc, _) => return bad("delayed allocation to direct I/O"),
@@ -216,7 +228,11 @@ fn plan_write(
     kinds.set(DirectKinds::UNWRITTEN, unwritten);
     kinds.set(DirectKinds::COW, cow);
     let mut transfer = Transfer {
-        zero_head: if fresh { part.start().offset_in(bits) } else { 0 },
+        zero_head: if fresh {
+            part.start().offset_in(bits)
+        } else {
+            0
+        },
         fua: write_through && cached,
         write_through,
         atomic,
@@ -249,6 +265,3 @@ impl Transfer {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;
