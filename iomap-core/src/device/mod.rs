@@ -27,6 +27,8 @@ pub mod parking;
 mod raw;
 mod request;
 mod ring;
+#[cfg(feature = "tokio")]
+pub mod tokio;
 
 use std::fmt;
 use std::sync::Arc;

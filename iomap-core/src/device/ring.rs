@@ -63,6 +63,8 @@ struct Queue {
     plugs: u32,
     /// Whether some thread is the driver.
     driven: bool,
+    /// Whether somebody wanted to reap meanwhile, and relies on the driver.
+    asked: bool,
     /// Threads asleep because another one drives.
     followers: u32,
     /// Raised after every batch of completions, and by [`Ring::wake`].
@@ -92,6 +94,7 @@ impl Ring {
             pending: 0,
             plugs: 0,
             driven: false,
+            asked: false,
             followers: 0,
             epoch: 0,
             waking: false,
@@ -209,14 +212,13 @@ impl Ring {
         }
     }
 
-    /// Runs what has finished, without waiting, if no other thread drives. Returns whether it did.
+    /// Runs what has finished, without waiting; if another thread drives, makes it do that before
+    /// it leaves. Returns whether anything was reaped.
     fn drive_once(&self) -> bool {
-        let Some(driver) = Driver::try_new(self) else {
-            return false;
-        };
-        let some = self.reap() > 0;
-        drop(driver);
-        some
+        match Driver::try_new(self, true) {
+            Some(_driver) => self.reap() > 0,
+            None => false,
+        }
     }
 
     /// See [`BlockDevice::poll`](super::BlockDevice::poll).
@@ -235,7 +237,7 @@ impl Ring {
             if done() {
                 return;
             }
-            match Driver::try_new(self) {
+            match Driver::try_new(self, false) {
                 Some(_driver) => return self.drive(seen, done),
                 None => self.follow(seen),
             }
@@ -383,9 +385,11 @@ impl Queue {
 struct Driver<'a>(&'a Ring);
 
 impl<'a> Driver<'a> {
-    fn try_new(ring: &'a Ring) -> Option<Self> {
+    /// Takes the role if nobody has it. If somebody has and `ask` holds, it reaps before it leaves.
+    fn try_new(ring: &'a Ring, ask: bool) -> Option<Self> {
         let mut queue = ring.queue.lock();
         if queue.driven {
+            queue.asked |= ask;
             return None;
         }
         queue.driven = true;
@@ -396,6 +400,14 @@ impl<'a> Driver<'a> {
 impl Drop for Driver<'_> {
     fn drop(&mut self) {
         let mut queue = self.0.queue.lock();
+        // An answer may have come after the last look, and its poller have been turned away: then
+        // nobody else looks again.
+        while queue.asked && !std::thread::panicking() {
+            queue.asked = false;
+            drop(queue);
+            self.0.reap();
+            queue = self.0.queue.lock();
+        }
         queue.driven = false;
         if queue.followers > 0 {
             self.0.changed.notify_all();
