@@ -15,43 +15,43 @@
 use crate::sync::atomic::{AtomicU32, Ordering, fence};
 
 /// The bits of the flag word.
-pub(crate) mod flag {
+pub mod flag {
     /// Somebody owns the folio: a thread, or a read in flight.
-    pub(crate) const LOCKED: u32 = 1 << 0;
+    pub const LOCKED: u32 = 1 << 0;
     /// Threads wait for `LOCKED` or `WRITEBACK`.
-    pub(crate) const WAITERS: u32 = 1 << 1;
+    pub const WAITERS: u32 = 1 << 1;
     /// Every block holds the contents of the file.
-    pub(crate) const UPTODATE: u32 = 1 << 2;
+    pub const UPTODATE: u32 = 1 << 2;
     /// Some block differs from storage.
-    pub(crate) const DIRTY: u32 = 1 << 3;
+    pub const DIRTY: u32 = 1 << 3;
     /// Being written to storage.
-    pub(crate) const WRITEBACK: u32 = 1 << 4;
+    pub const WRITEBACK: u32 = 1 << 4;
     /// The lock belongs to a read in flight: a completion will release it.
-    pub(crate) const READING: u32 = 1 << 5;
+    pub const READING: u32 = 1 << 5;
     /// All blocks are dirty, when there is no bitmap that says which.
-    pub(crate) const BLOCKS_DIRTY: u32 = 1 << 6;
+    pub const BLOCKS_DIRTY: u32 = 1 << 6;
     /// Reaching this folio should start the next readahead.
-    pub(crate) const READAHEAD: u32 = 1 << 7;
+    pub const READAHEAD: u32 = 1 << 7;
     /// To be dropped as soon as it has been written.
-    pub(crate) const DROPBEHIND: u32 = 1 << 8;
+    pub const DROPBEHIND: u32 = 1 << 8;
     /// Some memory mapping shows it.
-    pub(crate) const MAPPED: u32 = 1 << 9;
+    pub const MAPPED: u32 = 1 << 9;
     /// On a reclaim list.
-    pub(crate) const ON_LIST: u32 = 1 << 10;
+    pub const ON_LIST: u32 = 1 << 10;
     /// On the main list rather than the probation list.
-    pub(crate) const MAIN: u32 = 1 << 11;
+    pub const MAIN: u32 = 1 << 11;
     /// How often it was used since it came to its list, saturating: two bits.
-    pub(crate) const USED_SHIFT: u32 = 12;
+    pub const USED_SHIFT: u32 = 12;
     /// The mask of the use count.
-    pub(crate) const USED: u32 = 3 << USED_SHIFT;
+    pub const USED: u32 = 3 << USED_SHIFT;
     /// log2 of the pages: four bits.
-    pub(crate) const ORDER_SHIFT: u32 = 16;
+    pub const ORDER_SHIFT: u32 = 16;
     /// The mask of the order.
-    pub(crate) const ORDER: u32 = 15 << ORDER_SHIFT;
+    pub const ORDER: u32 = 15 << ORDER_SHIFT;
     /// log2 of the block size, minus 9: three bits.
-    pub(crate) const BLOCK_SHIFT: u32 = 20;
+    pub const BLOCK_SHIFT: u32 = 20;
     /// The mask of the block size.
-    pub(crate) const BLOCK: u32 = 7 << BLOCK_SHIFT;
+    pub const BLOCK: u32 = 7 << BLOCK_SHIFT;
 }
 
 /// References and flags of one folio. All zero is a valid, free header.

@@ -14,7 +14,7 @@ use crate::units::BlockBits;
 #[repr(C)]
 pub struct Folio {
     /// References and flags.
-    pub(crate) header: Header,
+    pub header: Header,
     /// The page cache it is in, 0 for none. Stored with release after `index`; partner of the
     /// acquire load in [`Folio::is_at`]. Changes under the index lock of that cache only.
     cache: AtomicU64,
