@@ -202,6 +202,28 @@ fn a_lookup_does_not_return_a_folio_that_was_used_again() {
     });
 }
 
+/// A page that stays is found at any moment, while the tree above it grows and shrinks.
+#[test]
+fn a_page_that_stays_is_always_found() {
+    check(|| {
+        let pool = pool();
+        let device = Lazy::new();
+        let cache = cache(&pool, &device);
+        stamp(&cache, 1, 0);
+        let changer = {
+            let cache = Arc::clone(&cache);
+            thread::spawn(move || {
+                stamp(&cache, 5000, 0);
+                cache.truncate(FileRange::from(page(100).pos()));
+            })
+        };
+        for _ in 0..3 {
+            assert!(cache.find(page(1)).is_some(), "a false miss");
+        }
+        changer.join().unwrap();
+    });
+}
+
 /// Several threads want the same page: one creates it, all get the same folio, one at a time.
 #[test]
 fn one_page_is_created_once() {
