@@ -30,6 +30,9 @@ pub(crate) struct Run<'a> {
     pub(crate) offset: usize,
     /// What to write, and where to: the mapping cut to the run.
     pub(crate) iomap: Iomap,
+    /// Bytes for the device: whole blocks, also where the last block of the largest file ends one
+    /// byte past the last position.
+    pub(crate) len: u64,
     /// Whether the mapping begins with this run: matters for [`FsFlags::BOUNDARY`].
     pub(crate) starts_mapping: bool,
     /// The size of the file when the folio was looked at.
@@ -155,8 +158,7 @@ impl<'a> Builder<'a> {
         }
         let Some(open) = &mut self.open else { return };
         open.extend(run);
-        self.counters
-            .add(Event::written_back_bytes, run.iomap.range.len());
+        self.counters.add(Event::written_back_bytes, run.len);
         self.cut_bios(run);
     }
 
@@ -187,15 +189,14 @@ impl<'a> Builder<'a> {
         let Some(start) = addr(&run.iomap) else {
             return;
         };
-        let len = run.iomap.range.len();
         let mut done = 0;
-        while done < len {
+        while done < run.len {
             let bio = open.bio.get_or_insert_with(|| BioParts {
                 addr: start.plus(done),
                 len: 0,
                 segments: SmallVec::new(),
             });
-            let part = (len - done).min(self.bio_bytes - bio.len);
+            let part = (run.len - done).min(self.bio_bytes - bio.len);
             // A run lies in one folio: its length fits a `usize`.
             let (from, bytes) = (run.offset + done as usize, part as usize);
             bio.segments.push(run.folio.segment(from, bytes));
@@ -249,13 +250,12 @@ impl Drop for Builder<'_> {
 
 impl Open {
     fn extend(&mut self, run: &Run<'_>) {
-        let bytes = run.iomap.range.len();
         let start = self.ioend.range.start();
         self.ioend.range = FileRange::between(start, run.exact().end());
         self.ioend.iomap.range = FileRange::between(start, run.iomap.range.end());
         self.ioend.needs_work |= run.needs_work;
         // At most the length of a folio, 2 MiB.
-        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let bytes = u32::try_from(run.len).unwrap_or(u32::MAX);
         match self.ioend.folios.last_mut() {
             Some((folio, n)) if folio.index() == run.folio.index() => *n += bytes,
             _ => self.ioend.folios.push((run.folio.clone(), bytes)),

@@ -202,8 +202,7 @@ impl<B: WritebackOps + ?Sized> Pass<'_, B> {
                 Ok(Some(iomap)) => {
                     let piece = iomap.cut(rest.intersect(iomap.range));
                     rest = rest.skip(piece.range.len());
-                    to.bytes += piece.range.len();
-                    self.add(part, piece, iomap.range.start());
+                    to.bytes += self.add(part, piece, iomap.range.start());
                 }
                 Ok(None) => {
                     let block = rest.take(self.inode.block_bits().size());
@@ -261,20 +260,27 @@ impl<B: WritebackOps + ?Sized> Pass<'_, B> {
         }
     }
 
-    fn add(&mut self, part: &Part<'_>, piece: Iomap, mapping_start: FilePos) {
+    /// Hands a mapped piece of a run to the builder. Returns its bytes: whole blocks.
+    fn add(&mut self, part: &Part<'_>, piece: Iomap, mapping_start: FilePos) -> u64 {
         let told = IoendRange {
             range: exact_range(piece.range, part.size),
             iomap: piece.clone(),
         };
         let needs_work = self.backend.ioend_needs_work(&told);
+        let len = piece
+            .range
+            .len()
+            .next_multiple_of(self.inode.block_bits().size());
         self.builder.add(&Run {
             folio: part.folio,
             offset: part.inside(piece.range).start,
             starts_mapping: mapping_start == piece.range.start(),
             iomap: piece,
+            len,
             size: part.size,
             needs_work,
         });
+        len
     }
 }
 

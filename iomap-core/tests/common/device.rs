@@ -1,0 +1,183 @@
+//! A device in memory whose completions are under the test's control.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use iomap_core::device::parking::Parking;
+use iomap_core::device::{Bio, BioOp, BlockDevice, Limits, MemoryDevice};
+use iomap_core::error::Errno;
+use iomap_core::sync::{Mutex, Rank};
+
+/// When a request completes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Inside `submit`.
+    Immediate,
+    /// When somebody looks at the device, as with a ring.
+    Lazy,
+    /// When the test says so.
+    Held,
+}
+
+/// See the module documentation.
+#[derive(Debug)]
+pub(crate) struct TestDevice {
+    inner: MemoryDevice,
+    state: Mutex<State>,
+    parking: Parking,
+}
+
+#[derive(Debug)]
+struct State {
+    mode: Mode,
+    queue: VecDeque<Bio>,
+    in_flight: usize,
+    /// Writes: address and length, in the order of their submission.
+    writes: Vec<(u64, u64)>,
+    /// Errors for the next writes.
+    faults: VecDeque<Option<Errno>>,
+}
+
+impl TestDevice {
+    /// A device of `size` bytes, all of them `fill`.
+    pub(crate) fn new(size: u64, fill: u8, mode: Mode) -> Arc<Self> {
+        let state = State {
+            mode,
+            queue: VecDeque::new(),
+            in_flight: 0,
+            writes: Vec::new(),
+            faults: VecDeque::new(),
+        };
+        Arc::new(Self {
+            inner: MemoryDevice::from_image(&vec![fill; size as usize]),
+            state: Mutex::new(Rank::DeviceQueue, state),
+            parking: Parking::new(),
+        })
+    }
+
+    /// Changes when requests complete; what waits is completed unless they are held.
+    pub(crate) fn set_mode(&self, mode: Mode) {
+        self.state.lock().mode = mode;
+        if mode != Mode::Held {
+            self.complete_all();
+        }
+    }
+
+    /// The next write fails with `errno`, after `ok` more that do not.
+    pub(crate) fn fail_write(&self, ok: usize, errno: Errno) {
+        let mut state = self.state.lock();
+        state.faults.extend(std::iter::repeat_n(None, ok));
+        state.faults.push_back(Some(errno));
+    }
+
+    /// The writes so far; forgets them.
+    pub(crate) fn take_writes(&self) -> Vec<(u64, u64)> {
+        std::mem::take(&mut self.state.lock().writes)
+    }
+
+    /// Requests that wait for completion.
+    pub(crate) fn queued(&self) -> usize {
+        self.state.lock().queue.len()
+    }
+
+    /// Completes the oldest request. Returns whether there was one.
+    pub(crate) fn complete_one(&self) -> bool {
+        let Some(bio) = self.state.lock().queue.pop_front() else {
+            return false;
+        };
+        self.complete(bio);
+        true
+    }
+
+    /// Completes everything that waits.
+    pub(crate) fn complete_all(&self) {
+        while self.complete_one() {}
+    }
+
+    /// The bytes at `addr`.
+    pub(crate) fn bytes(&self, addr: u64, len: usize) -> Vec<u8> {
+        self.inner.image()[addr as usize..addr as usize + len].to_vec()
+    }
+
+    fn complete(&self, bio: Bio) {
+        let fault = match bio.op {
+            BioOp::Write { .. } => self.state.lock().faults.pop_front().flatten(),
+            _ => None,
+        };
+        match fault {
+            Some(errno) => bio.complete(Err(errno)),
+            None => self.inner.submit(bio),
+        }
+        self.state.lock().in_flight -= 1;
+        self.parking.notify();
+    }
+
+    /// Completes what may be completed by a thread that looks.
+    fn look(&self) -> bool {
+        let bio = {
+            let mut state = self.state.lock();
+            if state.mode == Mode::Held {
+                None
+            } else {
+                state.queue.pop_front()
+            }
+        };
+        let found = bio.is_some();
+        if let Some(bio) = bio {
+            self.complete(bio);
+        }
+        found
+    }
+}
+
+impl BlockDevice for TestDevice {
+    fn size(&self) -> u64 {
+        self.inner.size()
+    }
+
+    fn limits(&self) -> &Limits {
+        self.inner.limits()
+    }
+
+    fn submit(&self, bio: Bio) {
+        let immediate = {
+            let mut state = self.state.lock();
+            if let BioOp::Write { .. } = bio.op {
+                state.writes.push((bio.addr.bytes(), bio.len));
+            }
+            state.in_flight += 1;
+            state.mode == Mode::Immediate
+        };
+        if immediate {
+            self.complete(bio);
+        } else {
+            self.state.lock().queue.push_back(bio);
+            self.parking.notify();
+        }
+    }
+
+    fn poll(&self) {
+        while self.look() {}
+    }
+
+    fn wait(&self, done: &mut dyn FnMut() -> bool) {
+        self.parking.wait(&mut || {
+            loop {
+                if done() {
+                    return true;
+                }
+                if !self.look() {
+                    return false;
+                }
+            }
+        });
+    }
+
+    fn wake(&self) {
+        self.parking.notify();
+    }
+
+    fn in_flight(&self) -> usize {
+        self.state.lock().in_flight
+    }
+}

@@ -1,0 +1,534 @@
+//! A file system of independent files in memory: delayed allocation, unwritten blocks, conversion
+//! at the end of the I/O, a size on disk. Records every hook; checks that they balance.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use iomap_core::device::BlockDevice;
+use iomap_core::error::{Errno, FsError, Result};
+use iomap_core::flusher::Flusher;
+use iomap_core::folio::{LockedFolio, Pool, PoolConfig, PoolHandle};
+use iomap_core::inode::{Inode, InodeConfig};
+use iomap_core::iomap::{FsFlags, Iomap, MapKind, Validity};
+use iomap_core::ops::{
+    Finished, FolioOp, FolioOps, FolioRequest, Intent, IoendRange, MapError, MapOps, MapRequest,
+    Mapped, TransactionOrder, WritebackOps, WritebackRequest,
+};
+use iomap_core::stats::Counters;
+use iomap_core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use iomap_core::sync::rank::{self, Held};
+use iomap_core::sync::{Mutex, Rank};
+use iomap_core::units::{BlockBits, DevAddr, FilePos, FileRange};
+use iomap_core::user::SliceSource;
+use iomap_core::write::{self, WriteOptions};
+use iomap_core::{fsync, resize, writeback, zero};
+
+use super::{Mode, TestDevice};
+
+/// What every block of a fresh device is filled with: somebody else's old bytes.
+pub(crate) const SECRET: u8 = 0xEE;
+
+/// The device, the pool and the allocator that files share.
+#[derive(Debug)]
+pub(crate) struct Volume {
+    pub(crate) device: Arc<TestDevice>,
+    pub(crate) pool: PoolHandle,
+    pub(crate) bits: BlockBits,
+    /// The next block never used.
+    next: AtomicU64,
+    next_ino: AtomicU64,
+}
+
+impl Volume {
+    /// A volume of `bytes` with `1 << bits` byte blocks, caches of `budget` bytes.
+    pub(crate) fn new(bytes: u64, bits: u32, budget: u64, mode: Mode) -> Arc<Self> {
+        let config = PoolConfig {
+            huge_pages: false,
+            ..PoolConfig::with_budget(budget)
+        };
+        Arc::new(Self {
+            device: TestDevice::new(bytes, SECRET, mode),
+            pool: Pool::new(config).expect("memory for a pool"),
+            bits: BlockBits::new(bits).expect("a block size"),
+            next: AtomicU64::new(1),
+            next_ino: AtomicU64::new(1),
+        })
+    }
+
+    /// A file with an empty cache and nothing allocated; attached to `flusher` if there is one.
+    pub(crate) fn file<const A: bool>(
+        self: &Arc<Self>,
+        flusher: Option<&Arc<Flusher>>,
+    ) -> Arc<TestFile<A>> {
+        let device: Arc<dyn BlockDevice> = self.device.clone();
+        let config = InodeConfig {
+            ino: self.next_ino.fetch_add(1, Ordering::Relaxed),
+            block_bits: self.bits,
+            size: FilePos::ZERO,
+            pool: self.pool.clone(),
+            device,
+            counters: Counters::new(),
+            stable_writes: false,
+        };
+        let file = Arc::new(TestFile::<A> {
+            volume: Arc::clone(self),
+            inode: Inode::new(config),
+            state: Mutex::new(Rank::Mapping, State::default()),
+            transaction: Mutex::new(Rank::TransactionInFolio, ()),
+            log: Mutex::new(Rank::Wait, Log::default()),
+            on_map: Mutex::new(Rank::Wait, None),
+            unwritten: AtomicBool::new(true),
+            boundary: AtomicU64::new(0),
+        });
+        if let Some(flusher) = flusher {
+            writeback::attach(&file, flusher);
+        }
+        file
+    }
+}
+
+/// What a block of a file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Block {
+    /// Reserved.
+    Delalloc,
+    /// Allocated, not written: reads as zeroes.
+    Unwritten(u64),
+    /// Written.
+    Mapped(u64),
+}
+
+/// A hook that was called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Hook {
+    BeforeLock {
+        nowait: bool,
+    },
+    Prepare(String),
+    Done(u64),
+    AfterUnlock,
+    MapWriteback {
+        range: String,
+        direct: bool,
+        writeback: bool,
+    },
+    Convert(String),
+    Failed(String, Errno),
+    Release(String),
+    SyncMetadata,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    blocks: BTreeMap<u64, Block>,
+    generation: u64,
+    disk_size: u64,
+    /// Errors for the next calls of `map_writeback`.
+    map_faults: Vec<Errno>,
+    /// Errors for the next calls of `ioend_done`.
+    convert_faults: Vec<Errno>,
+}
+
+#[derive(Debug, Default)]
+struct Log {
+    hooks: Vec<Hook>,
+    begun: i64,
+    prepared: i64,
+    opened: i64,
+}
+
+/// A function a test has called inside `map_writeback`, with the folio locked.
+pub(crate) type OnMap = Box<dyn FnMut(&WritebackRequest) + Send>;
+
+/// A file. `A`: transactions are opened before the folio lock (order A), otherwise inside (order B).
+pub(crate) struct TestFile<const A: bool> {
+    pub(crate) volume: Arc<Volume>,
+    inode: Inode,
+    state: Mutex<State>,
+    transaction: Mutex<()>,
+    log: Mutex<Log>,
+    pub(crate) on_map: Mutex<Option<OnMap>>,
+    /// Whether writeback allocates unwritten blocks.
+    pub(crate) unwritten: AtomicBool,
+    /// The block no mapping crosses and no I/O may be merged across; 0 for none.
+    pub(crate) boundary: AtomicU64,
+}
+
+/// A file whose transactions are opened inside the folio lock.
+pub(crate) type OrderB = TestFile<false>;
+/// A file whose transactions are opened before the folio lock.
+pub(crate) type OrderA = TestFile<true>;
+
+impl<const A: bool> TestFile<A> {
+    /// Writes through the cache.
+    pub(crate) fn write(&self, pos: u64, bytes: &[u8]) -> Result<u64> {
+        self.write_with(pos, bytes, WriteOptions::default())
+    }
+
+    /// Writes through the cache.
+    pub(crate) fn write_with(&self, pos: u64, bytes: &[u8], options: WriteOptions) -> Result<u64> {
+        let _lock = self.inode.lock_exclusive();
+        let (old, pos) = (self.inode.size(), FilePos::saturating(pos));
+        if pos > old {
+            resize::zero_old_end(self, pos)?;
+        }
+        let done = write::buffered_write(self, pos, &mut SliceSource::new(bytes), options)?;
+        if pos > old {
+            resize::isize_extended(&self.inode, old, pos);
+        }
+        Ok(done)
+    }
+
+    /// Moves the end of the file.
+    pub(crate) fn truncate(&self, size: u64) -> Result<()> {
+        let lock = self.inode.lock_exclusive();
+        let (old, size) = (self.inode.size(), FilePos::saturating(size));
+        self.inode.wait_for_direct(&lock);
+        if size >= old {
+            resize::zero_old_end(self, size)?;
+            // The zeroes are on their way before the size on disk covers them (rule B17).
+            fsync::write_and_wait(self, FileRange::from(old))?;
+            self.inode.set_size(size);
+            resize::isize_extended(&self.inode, old, size);
+            self.state.lock().disk_size = size.bytes();
+            return Ok(());
+        }
+        zero::truncate_page(self, size)?;
+        let _invalidate = self.inode.invalidate_lock().write();
+        self.inode.set_size(size);
+        self.inode.cache().truncate(FileRange::from(size));
+        let _transaction = self.transaction.lock();
+        let mut state = self.state.lock();
+        let first = size.round_up(self.inode.block_bits()).bytes() >> self.inode.block_bits().get();
+        state.blocks.split_off(&first);
+        state.generation += 1;
+        state.disk_size = state.disk_size.min(size.bytes());
+        Ok(())
+    }
+
+    /// The bytes of the file, from the cache where it has them, otherwise from storage.
+    pub(crate) fn contents(&self) -> Vec<u8> {
+        let mut bytes = self.on_disk(self.inode.size().bytes());
+        for (n, to) in bytes
+            .chunks_mut(1 << self.inode.block_bits().get())
+            .enumerate()
+        {
+            let pos = FilePos::saturating((n as u64) << self.inode.block_bits().get());
+            let Some(folio) = self.inode.cache().find(pos.page()) else {
+                continue;
+            };
+            let Some(folio) = self.inode.cache().lock(&folio) else {
+                continue;
+            };
+            let from = pos.since(folio.range().start()) as usize;
+            if folio.is_range_uptodate(from..from + to.len()) {
+                folio.copy_out(from, to);
+            }
+        }
+        bytes
+    }
+
+    /// `len` bytes as storage has them: what a power cut would leave, but for the size.
+    pub(crate) fn on_disk(&self, len: u64) -> Vec<u8> {
+        let bits = self.inode.block_bits().get();
+        let mut bytes = vec![0; len as usize];
+        let state = self.state.lock();
+        for (block, kind) in &state.blocks {
+            let from = (block << bits) as usize;
+            if let Block::Mapped(at) = kind
+                && from < bytes.len()
+            {
+                let to = bytes.len().min(from + (1 << bits));
+                let read = self.volume.device.bytes(at << bits, to - from);
+                bytes[from..to].copy_from_slice(&read);
+            }
+        }
+        bytes
+    }
+
+    /// The size on disk.
+    pub(crate) fn disk_size(&self) -> u64 {
+        self.state.lock().disk_size
+    }
+
+    /// What a block is, `None` for a hole.
+    pub(crate) fn block(&self, n: u64) -> Option<Block> {
+        self.state.lock().blocks.get(&n).copied()
+    }
+
+    /// The next call of `map_writeback` fails.
+    pub(crate) fn fail_map(&self, errno: Errno) {
+        self.state.lock().map_faults.push(errno);
+    }
+
+    /// The next call of `ioend_done` fails.
+    pub(crate) fn fail_convert(&self, errno: Errno) {
+        self.state.lock().convert_faults.push(errno);
+    }
+
+    /// The hooks so far; forgets them.
+    pub(crate) fn take_hooks(&self) -> Vec<Hook> {
+        std::mem::take(&mut self.log.lock().hooks)
+    }
+
+    /// Fails the test unless every hook that opens something was followed by its partner.
+    pub(crate) fn check_balance(&self) {
+        let log = self.log.lock();
+        assert_eq!(log.begun, 0, "begin without end");
+        assert_eq!(log.prepared, 0, "folio_prepare without folio_done");
+        assert_eq!(log.opened, 0, "before_lock without after_unlock");
+    }
+
+    fn record(&self, hook: Hook) {
+        self.log.lock().hooks.push(hook);
+    }
+
+    fn open_transaction(&self) -> Option<iomap_core::sync::MutexGuard<'_, ()>> {
+        (!A).then(|| self.transaction.lock())
+    }
+
+    fn numbers(&self, range: FileRange) -> std::ops::Range<u64> {
+        let bits = self.inode.block_bits();
+        range.start().bytes() >> bits.get()..range.end().bytes().div_ceil(bits.size())
+    }
+
+    /// The mapping at the start of `range`, as far as neighbours go on in the same way.
+    fn lookup(&self, state: &State, range: FileRange) -> Iomap {
+        let bits = self.inode.block_bits().get();
+        let numbers = self.numbers(range);
+        let first = state.blocks.get(&numbers.start).copied();
+        let mut end = numbers.start + 1;
+        let boundary = self.boundary.load(Ordering::Relaxed);
+        while end < numbers.end
+            && end != boundary
+            && follows(first, end - numbers.start, state.blocks.get(&end).copied())
+        {
+            end += 1;
+        }
+        let addr = |at: u64| DevAddr::new(at << bits);
+        let kind = match first {
+            None => MapKind::Hole,
+            Some(Block::Delalloc) => MapKind::Delalloc,
+            Some(Block::Unwritten(at)) => MapKind::Unwritten { addr: addr(at) },
+            Some(Block::Mapped(at)) => MapKind::Mapped { addr: addr(at) },
+        };
+        let start = FilePos::saturating(numbers.start << bits);
+        let range = FileRange::at_most(start, (end - numbers.start) << bits);
+        let mut flags = FsFlags::empty();
+        flags.set(
+            FsFlags::BOUNDARY,
+            boundary != 0 && numbers.start == boundary,
+        );
+        Iomap::new(range, kind)
+            .with_flags(flags)
+            .with_validity(Validity(state.generation))
+    }
+}
+
+/// Whether block `n` after one of kind `first` goes on in the same way.
+fn follows(first: Option<Block>, n: u64, next: Option<Block>) -> bool {
+    match (first, next) {
+        (None, None) | (Some(Block::Delalloc), Some(Block::Delalloc)) => true,
+        (Some(Block::Unwritten(a)), Some(Block::Unwritten(b)))
+        | (Some(Block::Mapped(a)), Some(Block::Mapped(b))) => a + n == b,
+        _ => false,
+    }
+}
+
+impl<const A: bool> MapOps for TestFile<A> {
+    type Lease = ();
+
+    const ORDER: TransactionOrder = if A {
+        TransactionOrder::BeforeFolio
+    } else {
+        TransactionOrder::InFolio
+    };
+
+    fn inode(&self) -> &Inode {
+        &self.inode
+    }
+
+    fn begin(&self, req: &MapRequest) -> Result<Mapped<()>, MapError> {
+        self.log.lock().begun += 1;
+        let _transaction = if req.intent.is_write() {
+            self.open_transaction()
+        } else {
+            None
+        };
+        let mut state = self.state.lock();
+        let mut reserved = false;
+        if matches!(req.intent, Intent::Write | Intent::WriteFault) {
+            let first = self.numbers(req.range).start;
+            if !state.blocks.contains_key(&first) {
+                for n in self.numbers(req.range) {
+                    if state.blocks.contains_key(&n) {
+                        break;
+                    }
+                    state.blocks.insert(n, Block::Delalloc);
+                }
+                state.generation += 1;
+                reserved = true;
+            }
+        }
+        let mut iomap = self.lookup(&state, req.range);
+        iomap.flags.set(FsFlags::NEW, reserved);
+        Ok(Mapped::new(iomap, ()))
+    }
+
+    fn end(&self, _lease: (), _finished: &Finished<'_>) -> Result<()> {
+        self.log.lock().begun -= 1;
+        Ok(())
+    }
+
+    fn is_valid(&self, iomap: &Iomap) -> bool {
+        self.state.lock().generation == iomap.validity.0
+    }
+
+    fn release_delalloc(&self, range: FileRange, _iomap: &Iomap) {
+        self.record(Hook::Release(range.to_string()));
+        let mut state = self.state.lock();
+        for n in self.numbers(range) {
+            if state.blocks.get(&n) == Some(&Block::Delalloc) {
+                state.blocks.remove(&n);
+                state.generation += 1;
+            }
+        }
+    }
+}
+
+/// An open transaction of order A: its place on the ladder.
+#[derive(Debug, Default)]
+pub(crate) struct Handle(Option<Held>);
+
+impl<const A: bool> FolioOps for TestFile<A> {
+    type Guard = Handle;
+
+    fn before_lock(&self, req: &FolioRequest) -> Result<Handle> {
+        if req.op == FolioOp::Writeback {
+            self.record(Hook::BeforeLock { nowait: req.nowait });
+        }
+        if A && req.op == FolioOp::Writeback && req.nowait {
+            return Err(FsError::WouldBlock);
+        }
+        self.log.lock().opened += 1;
+        Ok(Handle(
+            A.then(|| rank::acquire(Rank::TransactionBeforeFolio, 0)),
+        ))
+    }
+
+    fn folio_prepare(
+        &self,
+        guard: &mut Handle,
+        folio: &mut LockedFolio,
+        req: &FolioRequest,
+    ) -> Result<()> {
+        assert_eq!(guard.0.is_some(), A, "the transaction is open");
+        assert!(folio.is_locked());
+        self.log.lock().prepared += 1;
+        if req.op == FolioOp::Writeback {
+            self.record(Hook::Prepare(folio.range().to_string()));
+        }
+        Ok(())
+    }
+
+    fn folio_done(&self, _: &mut Handle, folio: &mut LockedFolio, req: &FolioRequest, done: u64) {
+        assert!(folio.is_locked() && folio.is_mapped_in(self.inode.cache()));
+        self.log.lock().prepared -= 1;
+        if req.op == FolioOp::Writeback {
+            self.record(Hook::Done(done));
+        }
+    }
+
+    fn after_unlock(&self, guard: Handle, req: &FolioRequest) -> Result<()> {
+        drop(guard);
+        self.log.lock().opened -= 1;
+        if req.op == FolioOp::Writeback {
+            self.record(Hook::AfterUnlock);
+        }
+        Ok(())
+    }
+}
+
+impl<const A: bool> WritebackOps for TestFile<A> {
+    fn map_writeback(
+        &self,
+        guard: Option<&mut Handle>,
+        req: &WritebackRequest,
+    ) -> Result<Option<Iomap>> {
+        assert_eq!(guard.is_some(), req.may_allocate);
+        let folio = self.inode.cache().find(req.range.start().page());
+        let writeback = folio.is_some_and(|folio| folio.is_locked() && folio.is_writeback());
+        let (range, direct) = (req.range.to_string(), req.direct_in_flight);
+        self.record(Hook::MapWriteback {
+            range,
+            direct,
+            writeback,
+        });
+        let on_map = self.on_map.lock().take();
+        if let Some(mut on_map) = on_map {
+            on_map(req);
+            self.on_map.lock().get_or_insert(on_map);
+        }
+        let _transaction = if req.may_allocate {
+            self.open_transaction()
+        } else {
+            None
+        };
+        let mut state = self.state.lock();
+        if let Some(errno) = state.map_faults.pop() {
+            return Err(errno.into());
+        }
+        let unwritten = self.unwritten.load(Ordering::Relaxed) || req.direct_in_flight;
+        for n in self.numbers(req.range) {
+            if state.blocks.get(&n) == Some(&Block::Delalloc) {
+                if !req.may_allocate {
+                    break;
+                }
+                let at = self.volume.next.fetch_add(1, Ordering::Relaxed);
+                let block = if unwritten {
+                    Block::Unwritten(at)
+                } else {
+                    Block::Mapped(at)
+                };
+                state.blocks.insert(n, block);
+                state.generation += 1;
+            }
+        }
+        let iomap = self.lookup(&state, req.range);
+        Ok(iomap.addr_at(req.range.start()).is_some().then_some(iomap))
+    }
+
+    fn ioend_needs_work(&self, ioend: &IoendRange) -> bool {
+        matches!(ioend.iomap.kind, MapKind::Unwritten { .. })
+            || ioend.range.end().bytes() > self.state.lock().disk_size
+    }
+
+    fn ioend_done(&self, ioend: &IoendRange) -> Result<()> {
+        rank::assert_none_from(Rank::Freeze, "a conversion");
+        self.record(Hook::Convert(ioend.range.to_string()));
+        let _transaction = self.transaction.lock();
+        let mut state = self.state.lock();
+        if let Some(errno) = state.convert_faults.pop() {
+            return Err(errno.into());
+        }
+        for n in self.numbers(ioend.iomap.range) {
+            if let Some(Block::Unwritten(at)) = state.blocks.get(&n).copied() {
+                state.blocks.insert(n, Block::Mapped(at));
+                state.generation += 1;
+            }
+        }
+        // A truncate that came later waits for this writeback, so the size in memory bounds it.
+        let end = ioend.range.end().min(self.inode.size()).bytes();
+        state.disk_size = state.disk_size.max(end);
+        Ok(())
+    }
+
+    fn ioend_failed(&self, ioend: &IoendRange, errno: Errno) {
+        self.record(Hook::Failed(ioend.range.to_string(), errno));
+    }
+
+    fn sync_metadata(&self, _data_only: bool) -> Result<()> {
+        self.record(Hook::SyncMetadata);
+        Ok(())
+    }
+}

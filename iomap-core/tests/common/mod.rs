@@ -1,0 +1,18 @@
+//! What the tests of `iomap-core` share: a device that completes when told, and a small file system
+//! in memory that records every hook.
+
+#![expect(
+    clippy::allow_attributes,
+    reason = "no item is dead in every test binary"
+)]
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "each test binary uses its own part of this"
+)]
+
+pub(crate) mod device;
+pub(crate) mod file;
+
+pub(crate) use device::{Mode, TestDevice};
+pub(crate) use file::{Block, Hook, OrderA, OrderB, TestFile, Volume};
