@@ -3,10 +3,12 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use iomap_core::device::bytes::read_bytes;
 use iomap_core::device::parking::Parking;
 use iomap_core::device::{Bio, BioOp, BlockDevice, Limits, MemoryDevice};
 use iomap_core::error::Errno;
 use iomap_core::sync::{Mutex, Rank};
+use iomap_core::units::DevAddr;
 
 /// When a request completes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,7 +98,10 @@ impl TestDevice {
 
     /// The bytes at `addr`.
     pub(crate) fn bytes(&self, addr: u64, len: usize) -> Vec<u8> {
-        self.inner.image()[addr as usize..addr as usize + len].to_vec()
+        let mut bytes = vec![0; len.next_multiple_of(512)];
+        read_bytes(&self.inner, DevAddr::new(addr), &mut bytes).expect("a memory device reads");
+        bytes.truncate(len);
+        bytes
     }
 
     fn complete(&self, bio: Bio) {

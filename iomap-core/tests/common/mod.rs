@@ -1,10 +1,6 @@
 //! What the tests of `iomap-core` share: a device that completes when told, and a small file system
 //! in memory that records every hook.
 
-#![expect(
-    clippy::allow_attributes,
-    reason = "no item is dead in every test binary"
-)]
 #![allow(
     dead_code,
     unused_imports,
