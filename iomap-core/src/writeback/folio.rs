@@ -134,7 +134,6 @@ impl<B: WritebackOps + ?Sized> Pass<'_, B> {
             folio.cancel_dirty();
             return Ok(Attempt::Over);
         }
-        self.written += folio.pages();
         match guard {
             None => {
                 self.write_locked(None, &mut folio, size);
@@ -159,6 +158,7 @@ impl<B: WritebackOps + ?Sized> Pass<'_, B> {
         size: FilePos,
     ) -> u64 {
         let (len, start) = (folio.len(), folio.range().start());
+        self.written += folio.pages();
         folio.clear_dirty_for_io();
         // From here on a store through a memory mapping faults and waits for the lock.
         let limit = zero_beyond(folio, start, size, self.inode.block_bits());

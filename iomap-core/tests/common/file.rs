@@ -12,7 +12,7 @@ use iomap_core::inode::{Inode, InodeConfig};
 use iomap_core::iomap::{FsFlags, Iomap, MapKind, Validity};
 use iomap_core::ops::{
     Finished, FolioOp, FolioOps, FolioRequest, Intent, IoendRange, MapError, MapOps, MapRequest,
-    Mapped, TransactionOrder, WritebackOps, WritebackRequest,
+    Mapped, Prepared, TransactionOrder, WritebackOps, WritebackRequest,
 };
 use iomap_core::stats::Counters;
 use iomap_core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -421,14 +421,14 @@ impl<const A: bool> FolioOps for TestFile<A> {
         guard: &mut Handle,
         folio: &mut LockedFolio,
         req: &FolioRequest,
-    ) -> Result<()> {
+    ) -> Result<Prepared> {
         assert_eq!(guard.0.is_some(), A, "the transaction is open");
         assert!(folio.is_locked());
         self.log.lock().prepared += 1;
         if req.op == FolioOp::Writeback {
             self.record(Hook::Prepare(folio.range().to_string()));
         }
-        Ok(())
+        Ok(Prepared::Ready)
     }
 
     fn folio_done(&self, _: &mut Handle, folio: &mut LockedFolio, req: &FolioRequest, done: u64) {
