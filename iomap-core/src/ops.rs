@@ -19,6 +19,10 @@
 //! it (XFS-like, testfs). It says which with [`MapOps::ORDER`], and takes its transaction lock with
 //! the matching [`Rank`](crate::sync::Rank); the rank checker holds it to that.
 
+mod direct;
+
+pub use direct::{DirectDone, DirectKinds, DirectOps, Overwrite};
+
 use crate::error::{Errno, FsError, Result};
 use crate::folio::LockedFolio;
 use crate::inode::Inode;
@@ -449,63 +453,4 @@ pub trait WritebackOps: FolioOps {
         let _ = folio;
         true
     }
-}
-
-bitflags::bitflags! {
-    /// What a direct write was made of.
-    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-    pub struct DirectKinds: u8 {
-        /// Unwritten blocks were written: convert them.
-        const UNWRITTEN = 1 << 0;
-        /// Shared blocks were written elsewhere: remap them.
-        const COW = 1 << 1;
-    }
-}
-
-/// A finished direct write, told to [`DirectOps::direct_done`].
-#[derive(Clone, Copy, Debug)]
-pub struct DirectDone {
-    /// The bytes asked for.
-    pub range: FileRange,
-    /// The bytes on the device, from the start of `range` on.
-    pub written: u64,
-    /// What they were written to.
-    pub kinds: DirectKinds,
-}
-
-/// What makes directly written bytes findable, and which lock a direct write needs.
-pub trait DirectOps: WritebackOps {
-    /// Converts, remaps and grows the file, for the bytes really written. Also called with
-    /// `written` zero after a failure, so that a backend can undo preparations.
-    ///
-    /// - Called: in task context, after the last device write, **before** the cache is invalidated
-    ///   and before the in-flight count is lowered (rule O8). Must not wait for that count.
-    /// - Holding: the inode lock as the submitter took it, if the submitter still waits.
-    ///
-    /// # Errors
-    ///
-    /// Reported as the result of the write.
-    fn direct_done(&self, done: &DirectDone) -> Result<()>;
-
-    /// Whether a direct write to `range` can run under the shared inode lock: it neither grows the
-    /// file nor needs an allocation, and if it is not aligned to blocks, everything is written
-    /// already (rule O10). Asked again after every change of the lock.
-    ///
-    /// - Holding: the inode lock, shared or exclusive.
-    ///
-    /// # Errors
-    ///
-    /// Looking failed.
-    fn is_overwrite(&self, range: FileRange) -> Result<Overwrite>;
-}
-
-/// What a direct write would write over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Overwrite {
-    /// Written blocks only.
-    Written,
-    /// Allocated blocks, some of them unwritten.
-    Allocated,
-    /// Something that needs an allocation.
-    No,
 }

@@ -21,6 +21,7 @@ const UNSAFE_FILES: &[&str] = &[
     "iomap-core/src/folio/state_ptr.rs",
     "iomap-core/src/device/bio.rs",
     "iomap-core/src/device/bytes.rs",
+    "iomap-core/src/direct/buffer.rs",
     "iomap-core/src/device/ring*",
     "iomap-core/src/device/file*",
     "iomap-core/src/device/raw*",

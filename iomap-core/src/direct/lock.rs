@@ -148,7 +148,7 @@ fn drain(inode: &Inode, guard: &ExclusiveGuard<'_>, nowait: bool) -> Result<()> 
 ///
 /// # Errors
 ///
-/// Those of [`lock_for_write`], [`write`] and [`Written::sync`](super::Written::sync).
+/// Those of [`lock_for_write`], [`write()`] and [`Written::sync`](super::Written::sync).
 pub fn write_locked<B: DirectOps + ?Sized>(
     backend: &B,
     pos: FilePos,

@@ -1,6 +1,6 @@
 //! The loop of a direct I/O over mappings: what is planned is submitted.
 //!
-//! Owns the body for one mapping. Decides nothing ([`plan`](super::plan)) and waits for nothing:
+//! Owns the body for one mapping. Decides nothing ([`plan()`](super::plan())) and waits for nothing:
 //! the device requests are counted by the [flight](super::buffer::Flight) of the cursor.
 
 use super::buffer::{self, Cursor, Part};

@@ -20,7 +20,7 @@ pub enum Mark {
 impl Mark {
     pub(super) const ALL: [Self; MARKS] = [Self::Dirty, Self::ToWrite, Self::Writeback];
 
-    /// The bit of the mark in [`IndexGuard::marks`].
+    /// The bit of the mark in [`IndexGuard::marks`](super::IndexGuard::marks).
     pub(crate) const fn bit(self) -> u32 {
         1 << self as u32
     }

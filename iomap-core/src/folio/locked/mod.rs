@@ -3,7 +3,7 @@
 //! Owns the guard: unlocking, handing the lock to a read, bytes, private state. Which blocks are up
 //! to date and dirty is [`blocks`]; who gets the lock is
 //! [`PageCache`](crate::page_cache::PageCache); the lock of a folio being read is
-//! [`ReadingFolio`](super::ReadingFolio).
+//! [`ReadingFolio`].
 
 mod blocks;
 
