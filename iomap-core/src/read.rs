@@ -16,10 +16,12 @@
 
 mod fill;
 
+pub use fill::Filling;
+
 use crate::error::{DeviceError, DeviceOp, Errno, FsError, Result};
 use crate::folio::{FolioRef, LockedFolio};
 use crate::inode::Inode;
-use crate::ops::MapOps;
+use crate::ops::{MapFlags, MapOps};
 use crate::readahead::{Readahead, Window};
 use crate::stats::Event;
 use crate::units::{DevAddr, FilePos, FileRange, PAGE_SIZE, PageIndex};
@@ -222,7 +224,13 @@ fn fill_first<B: MapOps + ?Sized>(
         drop(invalidate);
         return wait_or_reread(backend, &folio, in_file);
     }
-    let brought = fill::bring_in(backend, &window, options.dontcache)?;
+    let brought = fill::bring_in(
+        backend,
+        &window,
+        options.dontcache,
+        MapFlags::empty(),
+        &Filling::new(),
+    )?;
     drop(invalidate);
     if brought > wanted {
         inode
@@ -234,6 +242,50 @@ fn fill_first<B: MapOps + ?Sized>(
         // Truncated or reclaimed meanwhile; the caller looks again.
         None => Ok(()),
     }
+}
+
+/// Starts fetching the bytes missing at the start of `range`, without waiting for a lock, for
+/// metadata or for the device; only for memory, when the budget is used up.
+///
+/// `None`: they are being fetched by somebody else already, or are there.
+///
+/// # Errors
+///
+/// `WouldBlock` where it would have to wait; what mapping or the device answer.
+pub fn start_fill<B: MapOps + ?Sized>(
+    backend: &B,
+    range: FileRange,
+    options: ReadOptions<'_>,
+) -> Result<Option<Filling>> {
+    let inode = backend.inode();
+    let index = range.start().page();
+    let _invalidate = inode
+        .invalidate_lock()
+        .try_read()
+        .ok_or(FsError::WouldBlock)?;
+    if inode.cache().find(index).is_some() {
+        return Ok(None);
+    }
+    inode.counters().count(Event::cache_misses);
+    let wanted = range.intersect(inode.bytes()).pages().1.since(index).max(1);
+    let window = match options.readahead {
+        Some(readahead) => readahead.on_miss(index, wanted),
+        None => Window {
+            start: index,
+            size: wanted.min(512),
+            marker: None,
+            order: 4,
+        },
+    };
+    let filling = Filling::new();
+    fill::bring_in(
+        backend,
+        &window,
+        options.dontcache,
+        MapFlags::NOWAIT,
+        &filling,
+    )?;
+    Ok(Some(filling))
 }
 
 /// The next window, because a marked folio was met. Errors are left to the read that needs the
@@ -253,7 +305,13 @@ fn start_readahead<B: MapOps + ?Sized>(backend: &B, index: PageIndex, options: R
         at.start = at.start.plus(1);
         at.size -= 1;
     }
-    if let Ok(pages) = fill::bring_in(backend, &at, options.dontcache) {
+    if let Ok(pages) = fill::bring_in(
+        backend,
+        &at,
+        options.dontcache,
+        MapFlags::empty(),
+        &Filling::new(),
+    ) {
         inode.counters().add(Event::readahead_pages, pages);
     }
 }
@@ -283,9 +341,9 @@ fn wait_or_reread<B: MapOps + ?Sized>(
     if locked.is_range_uptodate(wanted.clone()) {
         return Ok(());
     }
-    let error = fill::read_locked(backend, locked)?;
+    let filling = fill::read_locked(backend, locked)?;
     folio.wait_unlocked(&**inode.device());
-    match error.get() {
+    match filling.error() {
         Some(error) => Err(FsError::Device(error)),
         None => Ok(()),
     }
@@ -302,9 +360,9 @@ fn wait_or_reread<B: MapOps + ?Sized>(
 pub fn read_folio<B: MapOps + ?Sized>(backend: &B, folio: LockedFolio) -> Result<LockedFolio> {
     let inode = backend.inode();
     let reference = FolioRef::clone(&folio);
-    let error = fill::read_locked(backend, folio)?;
+    let filling = fill::read_locked(backend, folio)?;
     reference.wait_unlocked(&**inode.device());
-    if let Some(error) = error.get() {
+    if let Some(error) = filling.error() {
         return Err(FsError::Device(error));
     }
     let gone = || DeviceError::new(DeviceOp::Read, DevAddr::default(), 0, Errno::IO);

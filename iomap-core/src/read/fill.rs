@@ -5,8 +5,11 @@
 //! before the first can complete (rule B26). Errors go to whoever waits; a folio that failed stays
 //! not up to date.
 
+use std::future::Future;
 use std::ops::Range;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 
 use crate::device::{Bio, BioOp, Completion, Segment};
 use crate::error::{DeviceError, Result};
@@ -21,22 +24,70 @@ use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::sync::{Mutex, Rank};
 use crate::units::{DevAddr, FilePos, FileRange};
 
-/// The first error of a read in flight.
+/// Folios being read: how many are left, the first error, and who waits without a thread.
 #[derive(Clone, Debug)]
-pub(super) struct FirstError(Arc<Mutex<Option<DeviceError>>>);
+pub struct Filling(Arc<Mutex<Progress>>);
 
-impl FirstError {
-    fn new() -> Self {
-        Self(Arc::new(Mutex::new(Rank::InodeState, None)))
+#[derive(Debug)]
+struct Progress {
+    /// Folios whose read has not ended, and one for whoever still submits.
+    left: u32,
+    error: Option<DeviceError>,
+    waker: Option<Waker>,
+}
+
+impl Filling {
+    pub(super) fn new() -> Self {
+        let progress = Progress {
+            left: 1,
+            error: None,
+            waker: None,
+        };
+        Self(Arc::new(Mutex::new(Rank::InodeState, progress)))
     }
 
-    /// The error, if the read has failed.
-    pub(super) fn get(&self) -> Option<DeviceError> {
-        self.0.lock().clone()
+    /// The first error so far.
+    #[must_use]
+    pub fn error(&self) -> Option<DeviceError> {
+        self.0.lock().error.clone()
     }
 
-    fn set(&self, error: DeviceError) {
-        self.0.lock().get_or_insert(error);
+    fn set_error(&self, error: DeviceError) {
+        self.0.lock().error.get_or_insert(error);
+    }
+
+    fn begin(&self, folios: u32) {
+        self.0.lock().left += folios;
+    }
+
+    /// A folio, or the submitting, has ended.
+    fn end_one(&self) {
+        let waker = {
+            let mut progress = self.0.lock();
+            progress.left -= 1;
+            if progress.left == 0 {
+                progress.waker.take()
+            } else {
+                None
+            }
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+/// Resolves when every folio has been read or has failed. Somebody must drive the device.
+impl Future for Filling {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let mut progress = self.0.lock();
+        if progress.left == 0 {
+            return Poll::Ready(());
+        }
+        progress.waker = Some(context.waker().clone());
+        Poll::Pending
     }
 }
 
@@ -48,6 +99,8 @@ pub(super) fn bring_in<B: MapOps + ?Sized>(
     backend: &B,
     window: &Window,
     dontcache: bool,
+    flags: MapFlags,
+    filling: &Filling,
 ) -> Result<u64> {
     let inode = backend.inode();
     let end = window.start.plus(window.size).min(inode.size().page_up());
@@ -76,10 +129,9 @@ pub(super) fn bring_in<B: MapOps + ?Sized>(
             folio.set_readahead();
         }
     }
-    if !folios.is_empty() {
-        start_reading(backend, folios, &FirstError::new())?;
-    }
-    Ok(pages)
+    let started = start_reading(backend, folios, flags, filling);
+    filling.end_one();
+    started.map(|()| pages)
 }
 
 /// The largest folio at `at` that is aligned, ends in the window and meets no other.
@@ -103,13 +155,11 @@ fn create(
 }
 
 /// Starts reading the missing blocks of one locked folio. The lock goes with the read.
-pub(super) fn read_locked<B: MapOps + ?Sized>(
-    backend: &B,
-    folio: LockedFolio,
-) -> Result<FirstError> {
-    let error = FirstError::new();
-    start_reading(backend, vec![folio], &error)?;
-    Ok(error)
+pub(super) fn read_locked<B: MapOps + ?Sized>(backend: &B, folio: LockedFolio) -> Result<Filling> {
+    let filling = Filling::new();
+    start_reading(backend, vec![folio], MapFlags::empty(), &filling)?;
+    filling.end_one();
+    Ok(filling)
 }
 
 /// A piece of a folio that must come from the device.
@@ -123,7 +173,8 @@ struct Piece {
 fn start_reading<B: MapOps + ?Sized>(
     backend: &B,
     mut folios: Vec<LockedFolio>,
-    error: &FirstError,
+    flags: MapFlags,
+    filling: &Filling,
 ) -> Result<()> {
     let inode = backend.inode();
     let (Some(first), Some(last)) = (folios.first(), folios.last()) else {
@@ -139,12 +190,12 @@ fn start_reading<B: MapOps + ?Sized>(
         FileRange::between(in_file.end().max(whole.start()), whole.end()),
     );
     let max = inode.device().limits().max_transfer;
-    let outcome = for_each_mapping(backend, in_file, Intent::Read, MapFlags::empty(), |step| {
+    let outcome = for_each_mapping(backend, in_file, Intent::Read, flags, |step| {
         plan_mapping(&mut folios, step, max, &mut pieces)
     });
     // What was planned before an error is read all the same. What was not stays missing, and whoever
     // needs it meets the error itself.
-    submit(inode, folios, pieces, error);
+    submit(inode, folios, pieces, filling);
     if outcome.done == 0 {
         outcome.all_or_error()
     } else {
@@ -232,6 +283,7 @@ struct FolioRead {
     /// Pieces not ended. Set before the first is submitted; `AcqRel` going down, so that the last
     /// one sees what the others did.
     pending: AtomicU32,
+    filling: Filling,
 }
 
 impl FolioRead {
@@ -246,17 +298,20 @@ impl FolioRead {
         if self.pending.fetch_sub(1, Ordering::AcqRel) == 1 {
             // Dropping it unlocks the folio and wakes who waits for it.
             drop(self.folio.lock().take());
+            self.filling.end_one();
         }
     }
 }
 
 /// Hands the locks of the folios to their reads and submits them, adjacent pieces in one bio.
 /// Folios without a piece are unlocked.
-fn submit(inode: &Inode, folios: Vec<LockedFolio>, pieces: Vec<Piece>, error: &FirstError) {
+fn submit(inode: &Inode, folios: Vec<LockedFolio>, pieces: Vec<Piece>, filling: &Filling) {
     let mut counts = vec![0_u32; folios.len()];
     for piece in &pieces {
         counts[piece.folio] += 1;
     }
+    // As many as there are folios with a piece: no more than fit in a window.
+    filling.begin(counts.iter().filter(|count| **count > 0).count() as u32);
     let reads: Vec<_> = folios
         .into_iter()
         .zip(counts)
@@ -265,6 +320,7 @@ fn submit(inode: &Inode, folios: Vec<LockedFolio>, pieces: Vec<Piece>, error: &F
                 Arc::new(FolioRead {
                     folio: Mutex::new(Rank::IoendQueue, Some(folio.into_reading())),
                     pending: AtomicU32::new(count),
+                    filling: filling.clone(),
                 })
             })
         })
@@ -278,7 +334,7 @@ fn submit(inode: &Inode, folios: Vec<LockedFolio>, pieces: Vec<Piece>, error: &F
         };
         let bytes = piece.bytes.len() as u64;
         if !run.is_empty() && (start.plus(len) != piece.addr || len + bytes > max) {
-            send(inode, std::mem::take(&mut run), start, len, error);
+            send(inode, std::mem::take(&mut run), start, len, filling);
         }
         if run.is_empty() {
             (start, len) = (piece.addr, 0);
@@ -287,7 +343,7 @@ fn submit(inode: &Inode, folios: Vec<LockedFolio>, pieces: Vec<Piece>, error: &F
         run.push((Arc::clone(read), piece.bytes));
     }
     if !run.is_empty() {
-        send(inode, run, start, len, error);
+        send(inode, run, start, len, filling);
     }
 }
 
@@ -297,16 +353,16 @@ fn send(
     run: Vec<(Arc<FolioRead>, Range<usize>)>,
     addr: DevAddr,
     len: u64,
-    error: &FirstError,
+    filling: &Filling,
 ) {
     let segments: Vec<Segment> = run
         .iter()
         .filter_map(|(read, bytes)| read.segment(bytes))
         .collect();
-    let error = error.clone();
+    let filling = filling.clone();
     let done = Completion::call(move |result| {
         if let Err(failed) = &result {
-            error.set(failed.clone());
+            filling.set_error(failed.clone());
         }
         for (read, bytes) in run {
             read.piece_done(bytes, result.is_ok());
