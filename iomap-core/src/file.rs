@@ -18,14 +18,17 @@
 
 use std::sync::Arc;
 
-use crate::error::{FsError, Result};
-use crate::fsync::{SyncRange, fsync, sync_file_range};
-use crate::inode::{ExclusiveGuard, Inode};
+use crate::direct::{self, DirectFlags, DirectOutcome, WriteLock};
+use crate::error::{FsError, Result, SeekError};
+use crate::fiemap::{Extent, fiemap};
+use crate::fsync::{SyncRange, fsync, sync_file_range, write_and_wait};
+use crate::inode::{ExclusiveGuard, Inode, SharedGuard};
 use crate::ops::DirectOps;
 use crate::page_cache::ErrSeq;
 use crate::read::{ReadOptions, buffered_read};
 use crate::readahead::Readahead;
 use crate::resize;
+use crate::seek::{Whence, seek};
 use crate::sync::{Mutex, Rank};
 use crate::units::{FilePos, FileRange};
 use crate::user::SliceSource;
@@ -95,7 +98,36 @@ impl<B: DirectOps> File<B> {
         if to.is_empty() {
             return Ok(0);
         }
-        self.read_buffered(pos, to, flags)
+        if self.is_direct(flags) {
+            self.read_direct(pos, to, flags)
+        } else {
+            self.read_buffered(pos, to, flags)
+        }
+    }
+
+    fn is_direct(&self, flags: IoFlags) -> bool {
+        flags.contains(IoFlags::DIRECT) || self.flags.contains(OpenFlags::DIRECT)
+    }
+
+    /// A direct read; what the device cannot do comes through the cache.
+    fn read_direct(&self, pos: FilePos, to: &mut [u8], flags: IoFlags) -> Result<usize> {
+        let mut how = DirectFlags::empty();
+        how.set(DirectFlags::NOWAIT, flags.contains(IoFlags::NOWAIT));
+        let outcome = {
+            let _shared = self.lock_shared(flags.contains(IoFlags::NOWAIT))?;
+            direct::read(&*self.backend, pos, to, how)?
+        };
+        match outcome {
+            // No larger than the slice.
+            DirectOutcome::Done(done) => Ok(done as usize),
+            DirectOutcome::UseBuffered { done } => {
+                let rest = &mut to[done as usize..];
+                match self.read_buffered(pos.saturating_add(done), rest, flags) {
+                    Err(_) if done > 0 => Ok(done as usize),
+                    result => result.map(|more| done as usize + more),
+                }
+            }
+        }
     }
 
     fn read_buffered(&self, pos: FilePos, to: &mut [u8], flags: IoFlags) -> Result<usize> {
@@ -122,10 +154,126 @@ impl<B: DirectOps> File<B> {
         if from.is_empty() {
             return Ok(0);
         }
-        let written = self.write_buffered(pos, from, flags)?;
-        self.settle(written, flags)?;
+        let written = if self.is_direct(flags) {
+            self.write_direct(pos, from, flags)?
+        } else if flags.contains(IoFlags::ATOMIC) {
+            return Err(FsError::Unsupported("an untorn write through the cache"));
+        } else {
+            let written = self.write_buffered(pos, from, flags)?;
+            self.settle(written, flags)?;
+            written
+        };
         // No larger than the slice.
         Ok(written.len() as usize)
+    }
+
+    /// A direct write under the lock it needs, durable as asked; what cannot be done so goes
+    /// through the cache.
+    fn write_direct(&self, pos: FilePos, from: &[u8], flags: IoFlags) -> Result<FileRange> {
+        let mut how = self.direct_flags(flags);
+        let (lock, pos) = self.lock_for_direct(pos, from.len() as u64, how, flags)?;
+        how |= lock.flags();
+        let range = FileRange::at_most(pos, from.len() as u64);
+        if range.is_empty() {
+            return Err(FsError::TooBig);
+        }
+        self.backend
+            .file_modified(how.contains(DirectFlags::NOWAIT))?;
+        if pos > self.inode().size() {
+            resize::zero_old_end(&*self.backend, pos)?;
+        }
+        // No larger than the slice.
+        let written = direct::write(&*self.backend, pos, &from[..range.len() as usize], how)?;
+        drop(lock);
+        match written.outcome {
+            DirectOutcome::Done(done) => {
+                let _ = written.sync(&*self.backend)?;
+                Ok(range.take(done))
+            }
+            DirectOutcome::UseBuffered { .. } if flags.contains(IoFlags::ATOMIC) => {
+                Err(FsError::Unsupported("an untorn write through the cache"))
+            }
+            DirectOutcome::UseBuffered { done } => self.write_instead(range, done, from, flags),
+        }
+    }
+
+    /// The rest of a direct write, through the cache and out of it again, so that what follows
+    /// directly sees it (rule O9). Bytes that were written win over an error of the rest (rule B61).
+    fn write_instead(
+        &self,
+        range: FileRange,
+        done: u64,
+        from: &[u8],
+        flags: IoFlags,
+    ) -> Result<FileRange> {
+        let rest = range.skip(done);
+        let cached = {
+            let guard = self.lock_exclusive(flags.contains(IoFlags::NOWAIT))?;
+            let pos = if done == 0 {
+                self.position(rest.start(), flags)
+            } else {
+                rest.start()
+            };
+            let written = self.write_cached(&guard, pos, &from[done as usize..], flags);
+            written.and_then(|written| {
+                write_and_wait(&*self.backend, written)?;
+                // A folio that cannot leave stays coherent: it was written, and is clean.
+                let _ = self.inode().cache().invalidate(written, false);
+                Ok(written)
+            })
+        };
+        let written = match cached {
+            Ok(cached) if done == 0 => cached,
+            Ok(cached) => range.take(done + cached.len()),
+            Err(_) if done > 0 => range.take(done),
+            Err(error) => return Err(error),
+        };
+        self.settle(written, flags)?;
+        Ok(written)
+    }
+
+    fn direct_flags(&self, flags: IoFlags) -> DirectFlags {
+        let mut how = match self.durable(flags) {
+            Durable::No => DirectFlags::empty(),
+            Durable::Data => DirectFlags::DSYNC,
+            Durable::All => DirectFlags::SYNC,
+        };
+        how.set(DirectFlags::NOWAIT, flags.contains(IoFlags::NOWAIT));
+        how.set(DirectFlags::ATOMIC, flags.contains(IoFlags::ATOMIC));
+        how
+    }
+
+    /// The lock of a direct write, and where it goes. At the end of the file that is only known
+    /// under the exclusive lock.
+    fn lock_for_direct(
+        &self,
+        pos: FilePos,
+        len: u64,
+        how: DirectFlags,
+        flags: IoFlags,
+    ) -> Result<(WriteLock<'_>, FilePos)> {
+        if !self.appends(flags) {
+            let range = FileRange::at_most(pos, len);
+            return Ok((direct::lock_for_write(&*self.backend, range, how)?, pos));
+        }
+        let nowait = how.contains(DirectFlags::NOWAIT);
+        let guard = self.lock_exclusive(nowait)?;
+        if nowait && self.inode().direct().is_busy_after_fence() {
+            return Err(FsError::WouldBlock);
+        }
+        self.inode().wait_for_direct(&guard);
+        let pos = self.inode().size();
+        Ok((
+            WriteLock::Exclusive {
+                guard,
+                force_wait: true,
+            },
+            pos,
+        ))
+    }
+
+    fn appends(&self, flags: IoFlags) -> bool {
+        flags.contains(IoFlags::APPEND) || self.flags.contains(OpenFlags::APPEND)
     }
 
     /// A buffered write under the exclusive lock.
@@ -138,10 +286,18 @@ impl<B: DirectOps> File<B> {
 
     /// Where a write goes. Holding the inode lock exclusively when it may be the end.
     fn position(&self, pos: FilePos, flags: IoFlags) -> FilePos {
-        if flags.contains(IoFlags::APPEND) || self.flags.contains(OpenFlags::APPEND) {
+        if self.appends(flags) {
             self.inode().size()
         } else {
             pos
+        }
+    }
+
+    fn lock_shared(&self, nowait: bool) -> Result<SharedGuard<'_>> {
+        if nowait {
+            self.inode().try_lock_shared().ok_or(FsError::WouldBlock)
+        } else {
+            Ok(self.inode().lock_shared())
         }
     }
 
@@ -242,6 +398,26 @@ impl<B: DirectOps> File<B> {
         }
         let earlier = self.new_errors();
         written.and(earlier)
+    }
+
+    /// The next data or hole. See [`OpenFile::seek`](crate::vfs::OpenFile::seek).
+    ///
+    /// # Errors
+    ///
+    /// What [`seek`] answers.
+    pub fn seek(&self, pos: FilePos, whence: Whence) -> Result<FilePos, SeekError> {
+        let _shared = self.inode().lock_shared();
+        seek(&*self.backend, pos, whence)
+    }
+
+    /// The extents of a range. See [`OpenFile::fiemap`](crate::vfs::OpenFile::fiemap).
+    ///
+    /// # Errors
+    ///
+    /// What [`fiemap`] answers.
+    pub fn fiemap(&self, range: FileRange, sync: bool) -> Result<Vec<Extent>> {
+        let _shared = self.inode().lock_shared();
+        fiemap(&*self.backend, range, sync)
     }
 
     /// The writeback error this open file was not told of yet, once.
