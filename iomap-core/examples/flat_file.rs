@@ -26,12 +26,12 @@ use iomap_core::vfs::{IoFlags, OpenFlags};
 const HEADER: u64 = 4096;
 
 /// The one file of the volume.
-struct Flat {
-    inode: Inode,
+pub(crate) struct Flat {
+    pub(crate) inode: Inode,
 }
 
 impl Flat {
-    fn new(device: Arc<dyn BlockDevice>) -> Result<Arc<Self>> {
+    pub(crate) fn new(device: Arc<dyn BlockDevice>) -> Result<Arc<Self>> {
         let inode = Inode::new(InodeConfig {
             ino: 1,
             block_bits: BlockBits::PAGE,

@@ -25,7 +25,7 @@ use crate::fsync::{SyncRange, fsync, sync_file_range, write_and_wait};
 use crate::inode::{ExclusiveGuard, Inode, SharedGuard};
 use crate::ops::DirectOps;
 use crate::page_cache::ErrSeq;
-use crate::read::{ReadOptions, buffered_read};
+use crate::read::{Filling, ReadOptions, buffered_read, start_fill};
 use crate::readahead::Readahead;
 use crate::resize;
 use crate::seek::{Whence, seek};
@@ -105,8 +105,27 @@ impl<B: DirectOps> File<B> {
         }
     }
 
-    fn is_direct(&self, flags: IoFlags) -> bool {
+    /// Whether an I/O with these flags goes around the cache.
+    #[must_use]
+    pub fn is_direct(&self, flags: IoFlags) -> bool {
         flags.contains(IoFlags::DIRECT) || self.flags.contains(OpenFlags::DIRECT)
+    }
+
+    /// Starts fetching what is missing at the start of `range`, without waiting.
+    ///
+    /// # Errors
+    ///
+    /// What [`start_fill`] answers.
+    pub fn start_fill(&self, range: FileRange, flags: IoFlags) -> Result<Option<Filling>> {
+        start_fill(&*self.backend, range, self.read_options(flags))
+    }
+
+    fn read_options(&self, flags: IoFlags) -> ReadOptions<'_> {
+        ReadOptions {
+            nowait: flags.contains(IoFlags::NOWAIT),
+            dontcache: flags.contains(IoFlags::DONTCACHE),
+            readahead: Some(&self.readahead),
+        }
     }
 
     /// A direct read; what the device cannot do comes through the cache.
@@ -131,12 +150,7 @@ impl<B: DirectOps> File<B> {
     }
 
     fn read_buffered(&self, pos: FilePos, to: &mut [u8], flags: IoFlags) -> Result<usize> {
-        let options = ReadOptions {
-            nowait: flags.contains(IoFlags::NOWAIT),
-            dontcache: flags.contains(IoFlags::DONTCACHE),
-            readahead: Some(&self.readahead),
-        };
-        buffered_read(&*self.backend, pos, to, options)
+        buffered_read(&*self.backend, pos, to, self.read_options(flags))
     }
 
     /// Writes at `pos`, or at the end with `APPEND`. See
@@ -272,7 +286,9 @@ impl<B: DirectOps> File<B> {
         ))
     }
 
-    fn appends(&self, flags: IoFlags) -> bool {
+    /// Whether a write with these flags goes to the end of the file.
+    #[must_use]
+    pub fn appends(&self, flags: IoFlags) -> bool {
         flags.contains(IoFlags::APPEND) || self.flags.contains(OpenFlags::APPEND)
     }
 
@@ -352,6 +368,12 @@ impl<B: DirectOps> File<B> {
             Durable::No => Ok(()),
             durable => self.sync(written, durable == Durable::Data),
         }
+    }
+
+    /// Whether a write with these flags is durable when it returns.
+    #[must_use]
+    pub fn is_durable(&self, flags: IoFlags) -> bool {
+        self.durable(flags) != Durable::No
     }
 
     fn durable(&self, flags: IoFlags) -> Durable {

@@ -27,7 +27,7 @@
 //! Each module uses its own layer and those below; `cargo xtask layers` checks it.
 //!
 //! ```text
-//! 4  file  vfs
+//! 4  file  vfs  aio
 //! 3  read  readahead  write  zero  unshare  delalloc  resize  writeback  ioend  fsync  direct
 //!    seek  fiemap  swapfile
 //! 2  ops  iter  user
@@ -48,6 +48,8 @@
 //! that, not beneath it, because a future that is dropped half way would skip the hooks that must
 //! run.
 
+#[cfg(feature = "tokio")]
+pub mod aio;
 pub mod delalloc;
 pub mod device;
 pub mod direct;
