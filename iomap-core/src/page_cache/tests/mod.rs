@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod memory;
+mod state;
+
 use std::sync::Arc;
 
 use super::*;

@@ -1,0 +1,225 @@
+//! What stays when memory runs short, and what it all costs.
+
+use super::*;
+use crate::folio::{LockedFolio, MAX_ORDER};
+
+fn fill(cache: &PageCache, from: u64, to: u64) {
+    let mut at = from;
+    while at < to {
+        let mut folio = cache.get_or_create(page(at), order(0)).unwrap();
+        folio.set_uptodate();
+        folio.mark_accessed();
+        at = folio.end_index().get();
+    }
+}
+
+fn cached(cache: &PageCache, from: u64, to: u64) -> usize {
+    (from..to)
+        .filter(|at| cache.find(page(*at)).is_some())
+        .count()
+}
+
+#[test]
+fn a_scan_leaves_the_working_set_alone() {
+    let pool = pool(512);
+    let (hot, scanned) = (cache(&pool, 12), cache(&pool, 12));
+    // Used twice: the working set.
+    fill(&hot, 0, 128);
+    fill(&hot, 0, 128);
+    // Ten times the memory, each page once.
+    fill(&scanned, 0, 5120);
+    assert!(cached(&hot, 0, 128) >= 120, "the scan took the working set");
+    // The working set changes: the old one goes in the end.
+    for _ in 0..8 {
+        fill(&scanned, 0, 400);
+    }
+    assert!(cached(&scanned, 0, 400) >= 380, "the new working set");
+}
+
+#[test]
+fn what_may_not_be_dropped_stays() {
+    let pool = pool(64);
+    let cache = cache(&pool, 12);
+    fill(&cache, 0, 5);
+    let referenced = cache.find(page(0)).unwrap();
+    let locked = cache.find_lock(page(1), false).unwrap().unwrap();
+    let get = |at| cache.find_lock(page(at), false).unwrap().unwrap();
+    get(2).set_dirty();
+    let mut written = get(3);
+    written.set_dirty();
+    assert!(written.clear_dirty_for_io());
+    written.start_writeback();
+    written.clear_all_dirty_blocks();
+    let written = written.unlock_keep();
+    let weak = written.clone();
+    drop(weak);
+    assert_eq!(pool.shrink(64), 1, "only page 4 may go");
+    assert_eq!(cache.nr_pages(), 4);
+    written.end_writeback();
+    drop((referenced, locked, written));
+    assert_eq!(pool.shrink(64), 3, "all but the dirty one");
+    assert!(cache.find(page(2)).is_some());
+}
+
+#[test]
+fn streams_of_large_folios_find_large_memory() {
+    let pool = pool(4 * 512);
+    let cache = cache(&pool, 12);
+    for n in 0..40u64 {
+        let folio = cache
+            .get_or_create(page(n * 512), order(MAX_ORDER))
+            .unwrap();
+        assert_eq!(folio.order(), MAX_ORDER, "folio {n}");
+    }
+}
+
+#[test]
+fn large_folios_shrink_when_memory_is_in_pieces() {
+    let pool = Pool::new(PoolConfig {
+        reserve: 0,
+        ..PoolConfig::with_budget(64 * PAGE_SIZE as u64)
+    })
+    .unwrap();
+    let cache = cache(&pool, 12);
+    for n in 0..64 {
+        drop(cache.get_or_create(page(n), order(0)).unwrap());
+    }
+    // Every other page is pinned by its state.
+    for n in (0..64).step_by(2) {
+        cache
+            .find_lock(page(n), false)
+            .unwrap()
+            .unwrap()
+            .set_dirty();
+    }
+    let folio = cache.get_or_create(page(128), order(5)).unwrap();
+    assert_eq!(folio.order(), 0);
+    drop(folio);
+    cache.truncate(FileRange::ALL);
+}
+
+/// Lets nothing go and counts how often it was asked.
+#[derive(Debug, Default)]
+struct Keeper(std::sync::atomic::AtomicUsize);
+
+impl CacheOwner for Keeper {
+    fn release_folio(&self, _: &mut LockedFolio) -> bool {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        false
+    }
+    fn write_dirty(&self, _: FileRange, _: usize) -> crate::error::Result<usize> {
+        Ok(0)
+    }
+}
+
+#[test]
+fn an_owner_may_refuse() {
+    let pool = pool(64);
+    let cache = cache(&pool, 12);
+    let keeper: Arc<Keeper> = Arc::default();
+    let owner: Arc<dyn CacheOwner> = keeper.clone();
+    cache.set_owner(Arc::downgrade(&owner));
+    fill(&cache, 0, 4);
+    assert_eq!(pool.shrink(64), 0);
+    assert_eq!(
+        cache.invalidate(FileRange::ALL, false),
+        Err(InvalidateError::Busy)
+    );
+    assert_eq!(cache.drop_clean(FileRange::ALL), 0);
+    assert!(keeper.0.load(std::sync::atomic::Ordering::Relaxed) >= 12);
+    cache.truncate(FileRange::ALL);
+    assert!(cache.is_empty(), "truncate does not ask");
+}
+
+#[test]
+fn a_retired_pool_is_used_again_and_reads_as_zeroes() {
+    let config = PoolConfig {
+        reserve: 12345,
+        ..PoolConfig::with_budget(1 << 20)
+    };
+    let first = Pool::new(config.clone()).unwrap();
+    let address: *const Pool = &raw const *first;
+    let mut folio = first.alloc_private(3).unwrap();
+    folio.copy_in(0, &[1; 100]);
+    let kept = folio.unlock_keep();
+    drop(first);
+    let other = Pool::new(config.clone()).unwrap();
+    assert_ne!(address, &raw const *other, "still in use by a folio");
+    drop(kept);
+    let again = Pool::new(config).unwrap();
+    assert_eq!(address, &raw const *again);
+    let mut bytes = [7; 100];
+    again.alloc_private(3).unwrap().copy_out(0, &mut bytes);
+    assert_eq!(bytes, [0; 100]);
+}
+
+#[test]
+fn metadata_keeps_to_its_budget() {
+    let folio = size_of::<crate::folio::meta::Folio>() as f64;
+    let slots = size_of::<crate::folio::index::Node>() as f64 / 64.0;
+    // Two bits of the buddy allocator, and the summaries above them.
+    let buddy = 0.3;
+    assert!(folio + slots + buddy <= 64.0, "a page in a small folio");
+    assert!(
+        folio / 16.0 + slots + buddy <= 9.5,
+        "a page in a folio of 64 KiB"
+    );
+}
+
+#[test]
+fn threads_beside_each_other_find_their_own_bytes() {
+    let pool = pool(96);
+    let caches = [cache(&pool, 12), cache(&pool, 12)];
+    let step = |random: &mut fastrand::Rng| {
+        let number = random.usize(0..2);
+        let cache = &caches[number];
+        let at = random.u64(0..200);
+        let stamp = |at: u64| (at << 1 | number as u64).to_le_bytes();
+        match random.u32(0..100) {
+            0..50 => {
+                if let Some(folio) = cache.find(page(at))
+                    && folio.is_uptodate()
+                    && folio.is_mapped_in(cache)
+                {
+                    let mut bytes = [0; 8];
+                    folio.copy_out((at - folio.index().get()) as usize * PAGE_SIZE, &mut bytes);
+                    assert_eq!(bytes, stamp(at));
+                }
+            }
+            50..90 => {
+                let hint = random.u32(0..4);
+                let Ok(mut folio) = cache.get_or_create(page(at), order(hint)) else {
+                    return;
+                };
+                if !folio.is_uptodate() {
+                    for n in 0..folio.pages() {
+                        let bytes = stamp(folio.index().get() + n);
+                        folio.copy_in(n as usize * PAGE_SIZE, &bytes);
+                    }
+                    folio.set_uptodate();
+                }
+            }
+            90..97 => {
+                cache.drop_clean(pages(at, at + 16));
+            }
+            _ => {
+                pool.shrink(8);
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for seed in 0..4 {
+            scope.spawn(move || {
+                let mut random = fastrand::Rng::with_seed(seed);
+                for _ in 0..4000 {
+                    step(&mut random);
+                }
+            });
+        }
+    });
+    for cache in &caches {
+        cache.truncate(FileRange::ALL);
+    }
+    assert_eq!(pool.stats().free_pages, 96);
+    assert_eq!(pool.stats().nr_pages, 0);
+}
