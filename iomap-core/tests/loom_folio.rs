@@ -42,9 +42,11 @@ fn a_lookup_never_gets_a_folio_that_was_used_again() {
                     return;
                 }
                 if folio.is_at(CACHE, 8) {
+                    // SAFETY: loom fails the run if this access overlaps another.
                     bytes.with(|b| assert_eq!(unsafe { *b }, 1, "somebody else's bytes"));
                 }
                 if folio.header.put() {
+                    // SAFETY: loom fails the run if this access overlaps another.
                     bytes.with_mut(|b| unsafe { *b = 3 });
                 }
             })
@@ -52,6 +54,7 @@ fn a_lookup_never_gets_a_folio_that_was_used_again() {
         // Remove, put, and if that was the last reference use it again.
         folio.leave();
         if folio.header.put() {
+            // SAFETY: loom fails the run if this access overlaps another.
             bytes.with_mut(|b| unsafe { *b = 2 });
             folio.header.revive(1);
             folio.join(OTHER, 8, BlockBits::PAGE);
@@ -114,6 +117,7 @@ fn the_lock_bit_hands_over_what_was_written() {
         let state = Arc::new(UnsafeCell::new(0u32));
         let add = |header: &Header, state: &UnsafeCell<u32>| {
             if header.try_lock() {
+                // SAFETY: loom fails the run if this access overlaps another.
                 state.with_mut(|s| unsafe { *s += 1 });
                 let _ = header.unlock();
             }
@@ -125,6 +129,7 @@ fn the_lock_bit_hands_over_what_was_written() {
         add(&header, &state);
         other.join().unwrap();
         assert!(header.try_lock());
+        // SAFETY: loom fails the run if this access overlaps another.
         state.with(|s| assert!(unsafe { *s } >= 1));
     });
 }
@@ -239,10 +244,12 @@ fn the_uptodate_flag_publishes_the_bytes() {
             let shared = Arc::clone(&shared);
             thread::spawn(move || {
                 if shared.0.flags() & header::flag::UPTODATE != 0 {
+                    // SAFETY: loom fails the run if this access overlaps another.
                     shared.1.with(|b| assert_eq!(unsafe { *b }, 7));
                 }
             })
         };
+        // SAFETY: loom fails the run if this access overlaps another.
         shared.1.with_mut(|b| unsafe { *b = 7 });
         shared.0.set(header::flag::UPTODATE);
         reader.join().unwrap();
