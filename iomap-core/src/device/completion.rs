@@ -172,3 +172,47 @@ impl fmt::Debug for Ticket {
         f.write_str("Ticket")
     }
 }
+
+#[cfg(all(test, not(any(iomap_shuttle, iomap_loom))))]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use crate::device::MemoryDevice;
+
+    #[test]
+    fn a_dropped_completion_reports_and_is_a_bug() {
+        let (done, ticket) = ticket();
+        let dropped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(done)));
+        assert_eq!(dropped.is_err(), cfg!(debug_assertions));
+        let error = ticket.wait(&MemoryDevice::new(512)).unwrap_err();
+        assert_eq!(error.errno, Errno::CANCELED);
+    }
+
+    #[test]
+    fn a_call_gets_the_result_once() {
+        let (send, receive) = std::sync::mpsc::channel();
+        Completion::call(move |result| send.send(result).unwrap()).complete(Ok(()));
+        assert_eq!(receive.iter().collect::<Vec<_>>(), [Ok(())]);
+    }
+
+    #[test]
+    fn a_future_is_woken_by_the_completion() {
+        struct Flag(crate::sync::atomic::AtomicBool);
+        impl std::task::Wake for Flag {
+            fn wake(self: Arc<Self>) {
+                self.0.store(true, crate::sync::atomic::Ordering::Release);
+            }
+        }
+        let flag = Arc::new(Flag(crate::sync::atomic::AtomicBool::new(false)));
+        let waker = Arc::clone(&flag).into();
+        let mut context = Context::from_waker(&waker);
+        let (done, mut ticket) = ticket();
+        assert!(Pin::new(&mut ticket).poll(&mut context).is_pending());
+        done.complete(Ok(()));
+        assert!(flag.0.load(crate::sync::atomic::Ordering::Acquire));
+        assert_eq!(
+            Pin::new(&mut ticket).poll(&mut context),
+            Poll::Ready(Ok(()))
+        );
+    }
+}

@@ -24,7 +24,7 @@ use super::open::{Backend, OpenError, OpenOptions, open};
 use super::parking::Parking;
 use super::request::Request;
 use super::ring::Ring;
-use super::{BlockDevice, Limits};
+use super::{BlockDevice, Limits, assert_may_complete};
 use crate::error::{DeviceError, Errno};
 use crate::units::DevAddr;
 
@@ -111,6 +111,7 @@ impl BlockDevice for FileDevice {
     }
 
     fn submit(&self, bio: Bio) {
+        assert_may_complete("submitting to a device");
         let admitted = self.handle.admit(bio.op, bio.addr, bio.len, &bio.segments);
         match &self.engine {
             Engine::Ring(ring) if admitted.is_ok() && !Request::is_inline(&self.handle, &bio) => {
@@ -121,12 +122,14 @@ impl BlockDevice for FileDevice {
     }
 
     fn poll(&self) {
+        assert_may_complete("polling a device");
         if let Engine::Ring(ring) = &self.engine {
             ring.poll();
         }
     }
 
     fn wait(&self, done: &mut dyn FnMut() -> bool) {
+        assert_may_complete("waiting for a device");
         match &self.engine {
             Engine::Syscalls(parking) => parking.wait(done),
             Engine::Ring(ring) => ring.wait(done),

@@ -8,7 +8,7 @@ use std::fmt;
 
 use super::bio::{self, Bio, BioOp, Segment};
 use super::parking::Parking;
-use super::{BlockDevice, Limits};
+use super::{BlockDevice, Limits, assert_may_complete};
 use crate::error::{DeviceError, Errno};
 use crate::sync::{Rank, RwLock};
 use crate::units::DevAddr;
@@ -151,6 +151,7 @@ impl BlockDevice for MemoryDevice {
     }
 
     fn submit(&self, bio: Bio) {
+        assert_may_complete("submitting to a device");
         let result = self.run(bio.op, bio.addr, bio.len, &bio.segments);
         bio.complete(result);
         self.parking.notify();
@@ -159,6 +160,7 @@ impl BlockDevice for MemoryDevice {
     fn poll(&self) {}
 
     fn wait(&self, done: &mut dyn FnMut() -> bool) {
+        assert_may_complete("waiting for a device");
         self.parking.wait(done);
     }
 

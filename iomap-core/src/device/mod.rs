@@ -43,6 +43,15 @@ pub use file::FileDevice;
 pub use memory::MemoryDevice;
 pub use open::{Backend, DirectMode, OpenError, OpenOptions};
 
+/// Asserts that the thread holds no lock a completion may take, in builds with the rank checker.
+///
+/// # Panics
+///
+/// If it does: the completion of any other request may run in the call that follows.
+fn assert_may_complete(what: &str) {
+    crate::sync::rank::assert_none_from(crate::sync::Rank::IoendQueue, what);
+}
+
 /// What a device can do. Read once, when the device is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -99,7 +108,7 @@ pub trait BlockDevice: Send + Sync + fmt::Debug {
     fn poll(&self);
 
     /// Waits until `done` holds, running completions. `done` is asked before the first wait and
-    /// after every completion, with no lock of the device held.
+    /// after every batch of completions, whoever ran them, with no lock of the device held.
     ///
     /// `done` must become true by a completion of this device, or be followed by
     /// [`BlockDevice::wake`].

@@ -250,10 +250,10 @@ impl Ring {
             return;
         }
         loop {
-            if self.reap() == 0 {
+            if self.reap_batch() == 0 {
                 let count = self.queue.lock().take_pending();
                 self.enter_and_wait(count);
-                self.reap();
+                self.reap_batch();
             }
             if done() {
                 return;
@@ -280,22 +280,32 @@ impl Ring {
     fn reap(&self) -> usize {
         let mut total = 0;
         loop {
-            let answers = self.take_answers();
-            if answers.is_empty() {
-                return total;
-            }
-            total += answers.len();
-            for (request, answer) in answers {
-                if let Some(request) = request {
-                    self.act(request, answer);
-                }
-            }
-            let mut queue = self.queue.lock();
-            queue.epoch += 1;
-            if queue.followers > 0 {
-                self.changed.notify_all();
+            match self.reap_batch() {
+                0 => return total,
+                n => total += n,
             }
         }
+    }
+
+    /// Takes up to [`REAP`] answers and acts on them. Only for the driver. Returns how many there
+    /// were.
+    fn reap_batch(&self) -> usize {
+        let answers = self.take_answers();
+        let count = answers.len();
+        if count == 0 {
+            return 0;
+        }
+        for (request, answer) in answers {
+            if let Some(request) = request {
+                self.act(request, answer);
+            }
+        }
+        let mut queue = self.queue.lock();
+        queue.epoch += 1;
+        if queue.followers > 0 {
+            self.changed.notify_all();
+        }
+        count
     }
 
     fn take_answers(&self) -> SmallVec<[(Option<Box<Request>>, i32); REAP]> {

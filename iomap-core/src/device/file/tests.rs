@@ -631,3 +631,95 @@ fn a_dropped_ticket_does_not_stop_the_request() {
         assert_eq!(back, [4; 4096]);
     }
 }
+
+/// A loop device over a file, if this machine lets us have one. Detached when dropped.
+struct Loop(String);
+
+impl Loop {
+    fn new(file: &Path) -> Option<Self> {
+        let mut command = std::process::Command::new("losetup");
+        let output = command.args(["--find", "--show"]).arg(file).output().ok()?;
+        let name = String::from_utf8(output.stdout).ok()?;
+        output
+            .status
+            .success()
+            .then(|| Self(name.trim().to_owned()))
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let mut command = std::process::Command::new("losetup");
+        let _ = command.args(["--detach", &self.0]).output();
+    }
+}
+
+#[test]
+fn a_block_device_is_used_like_a_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("image");
+    std::fs::write(&path, pattern(1, SIZE as usize)).unwrap();
+    let Some(disk) = Loop::new(&path) else {
+        return;
+    };
+    for backend in [Backend::Syscalls, Backend::Uring] {
+        let options = OpenOptions {
+            backend,
+            ..OpenOptions::default()
+        };
+        let device = match FileDevice::open(&disk.0, &options) {
+            Ok(device) => device,
+            Err(OpenError::NoRing { .. }) => continue,
+            Err(error) => panic!("{error}"),
+        };
+        assert_eq!(device.size(), SIZE);
+        assert!(matches!(
+            FileDevice::open(&disk.0, &options),
+            Err(OpenError::Locked(_))
+        ));
+        let mut model = vec![0; SIZE as usize];
+        let mut rng = fastrand::Rng::with_seed(4);
+        apply(
+            &device,
+            &mut model,
+            &Op::Zero {
+                block: 0,
+                blocks: SIZE / 512,
+            },
+        );
+        for _ in 0..40 {
+            let (block, blocks) = (rng.u64(..2000), rng.u64(1..40));
+            let write = Op::Write {
+                block,
+                blocks,
+                seed: rng.u8(..),
+                fua: rng.bool(),
+                pieces: 2,
+                shift: 0,
+                wait: rng.bool(),
+            };
+            apply(&device, &mut model, &write);
+            apply(
+                &device,
+                &mut model,
+                &Op::Read {
+                    block: 0,
+                    blocks: 64,
+                    shift: 0,
+                },
+            );
+        }
+        apply(
+            &device,
+            &mut model,
+            &Op::Discard {
+                block: 8,
+                blocks: 80,
+            },
+        );
+        apply(&device, &mut model, &Op::Flush);
+        let mut back = vec![0; SIZE as usize];
+        device.read_at(at(0), &mut back).unwrap();
+        assert!(back == model);
+    }
+}
