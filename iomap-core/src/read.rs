@@ -22,7 +22,7 @@ use crate::error::{DeviceError, DeviceOp, Errno, FsError, Result};
 use crate::folio::{FolioRef, LockedFolio};
 use crate::inode::Inode;
 use crate::ops::{MapFlags, MapOps};
-use crate::readahead::{Readahead, Window};
+use crate::readahead::{Readahead, WINDOW_MAX, Window};
 use crate::stats::Event;
 use crate::units::{DevAddr, FilePos, FileRange, PAGE_SIZE, PageIndex};
 
@@ -206,24 +206,16 @@ fn fill_first<B: MapOps + ?Sized>(
     options: ReadOptions<'_>,
 ) -> Result<()> {
     let inode = backend.inode();
-    inode.counters().count(Event::cache_misses);
     let index = range.start().page();
     let in_file = range.intersect(inode.bytes());
     let wanted = in_file.pages().1.since(index).max(1);
-    let window = match options.readahead {
-        Some(readahead) => readahead.on_miss(index, wanted),
-        None => Window {
-            start: index,
-            size: wanted.min(512),
-            marker: None,
-            order: 4,
-        },
-    };
     let invalidate = inode.invalidate_lock().read();
     if let Some(folio) = inode.cache().find(index) {
         drop(invalidate);
         return wait_or_reread(backend, &folio, in_file);
     }
+    inode.counters().count(Event::cache_misses);
+    let window = window_on_miss(index, wanted, options);
     let brought = fill::bring_in(
         backend,
         &window,
@@ -241,6 +233,19 @@ fn fill_first<B: MapOps + ?Sized>(
         Some(folio) => wait_or_reread(backend, &folio, in_file),
         // Truncated or reclaimed meanwhile; the caller looks again.
         None => Ok(()),
+    }
+}
+
+/// What to read where a page is missing.
+fn window_on_miss(index: PageIndex, wanted: u64, options: ReadOptions<'_>) -> Window {
+    match options.readahead {
+        Some(readahead) => readahead.on_miss(index, wanted),
+        None => Window {
+            start: index,
+            size: wanted.min(WINDOW_MAX),
+            marker: None,
+            order: 4,
+        },
     }
 }
 
@@ -268,15 +273,7 @@ pub fn start_fill<B: MapOps + ?Sized>(
     }
     inode.counters().count(Event::cache_misses);
     let wanted = range.intersect(inode.bytes()).pages().1.since(index).max(1);
-    let window = match options.readahead {
-        Some(readahead) => readahead.on_miss(index, wanted),
-        None => Window {
-            start: index,
-            size: wanted.min(512),
-            marker: None,
-            order: 4,
-        },
-    };
+    let window = window_on_miss(index, wanted, options);
     let filling = Filling::new();
     fill::bring_in(
         backend,

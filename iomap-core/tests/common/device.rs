@@ -38,6 +38,8 @@ struct State {
     writes: Vec<(u64, u64)>,
     /// Errors for the next writes.
     faults: VecDeque<Option<Errno>>,
+    /// Errors for the next reads.
+    read_faults: VecDeque<Errno>,
 }
 
 impl TestDevice {
@@ -49,6 +51,7 @@ impl TestDevice {
             in_flight: 0,
             writes: Vec::new(),
             faults: VecDeque::new(),
+            read_faults: VecDeque::new(),
         };
         Arc::new(Self {
             inner: MemoryDevice::from_image(&vec![fill; size as usize]),
@@ -75,6 +78,12 @@ impl TestDevice {
     /// The writes so far; forgets them.
     pub(crate) fn take_writes(&self) -> Vec<(u64, u64)> {
         std::mem::take(&mut self.state.lock().writes)
+    }
+
+    /// The next `n` reads fail.
+    pub(crate) fn fail_reads(&self, n: usize, errno: Errno) {
+        let faults = std::iter::repeat_n(errno, n);
+        self.state.lock().read_faults.extend(faults);
     }
 
     /// Requests that wait for completion.
@@ -107,6 +116,7 @@ impl TestDevice {
     fn complete(&self, bio: Bio) {
         let fault = match bio.op {
             BioOp::Write { .. } => self.state.lock().faults.pop_front().flatten(),
+            BioOp::Read => self.state.lock().read_faults.pop_front(),
             _ => None,
         };
         match fault {

@@ -256,6 +256,13 @@ impl<const A: bool> TestFile<A> {
         self.state.lock().blocks.get(&n).copied()
     }
 
+    /// Makes a block what a test wants it to be.
+    pub(crate) fn set_block(&self, n: u64, block: Block) {
+        let mut state = self.state.lock();
+        state.blocks.insert(n, block);
+        state.generation += 1;
+    }
+
     /// The next call of `map_writeback` fails.
     pub(crate) fn fail_map(&self, errno: Errno) {
         self.state.lock().map_faults.push(errno);
