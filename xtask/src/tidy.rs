@@ -1,6 +1,7 @@
 //! The source rules of `docs/STYLE.md` that a program can check.
 //!
 //! Each rule is a function from one file to its findings; a finding says what to write instead.
+//! Two rules compare a document with the code: the lock ladder, and the claims with their tests.
 //! [`UNSAFE_FILES`] is the one table of the files that may contain `unsafe`.
 
 use std::path::Path;
@@ -51,7 +52,7 @@ const PLAIN_SYNC_FILES: &[(&str, &str)] = &[
 
 type Findings = Vec<(&'static str, String)>;
 
-/// Checks every Rust file of the workspace, and `docs/LOCKING.md` against the `Rank` enum.
+/// Checks every Rust file of the workspace, `docs/LOCKING.md` and `docs/SEMANTICS.md`.
 pub(crate) fn check(root: &Path) -> Vec<String> {
     let sources = source::workspace(root);
     let mut findings: Vec<(&str, String, String)> = Vec::new();
@@ -70,7 +71,11 @@ pub(crate) fn check(root: &Path) -> Vec<String> {
         .map(|(rule, path)| format!("{path}: {rule}: mended, take it off RATCHET"));
     let fresh = findings.iter().filter(|(rule, path, _)| !known(rule, path));
     let fresh = fresh.map(|(rule, path, text)| format!("{path}{text} ({rule})"));
-    fresh.chain(stale).chain(ladder(root)).collect()
+    fresh
+        .chain(stale)
+        .chain(ladder(root))
+        .chain(claims(root, &sources))
+        .collect()
 }
 
 fn check_file(source: &Source) -> Findings {
@@ -323,6 +328,31 @@ fn declared_ladder(text: &str) -> Vec<String> {
         .filter_map(|line| line.strip_suffix(','))
         .map(str::to_owned)
         .collect()
+}
+
+/// Every claim of `docs/SEMANTICS.md` names a test that exists: the last two quoted words of its
+/// row are a file and a function in it.
+fn claims(root: &Path, sources: &[Source]) -> Vec<String> {
+    let text = std::fs::read_to_string(root.join("docs/SEMANTICS.md")).unwrap_or_default();
+    let mut findings = Vec::new();
+    for (index, row) in text.lines().enumerate() {
+        let header = row.starts_with("| Claim") || row.starts_with("|---");
+        if !row.starts_with('|') || header {
+            continue;
+        }
+        let quoted: Vec<&str> = row.split('`').skip(1).step_by(2).collect();
+        let found = matches!(quoted.as_slice(), [.., file, test] if sources
+            .iter()
+            .filter(|source| source.path == *file)
+            .any(|source| source.code.iter().any(|line| line.contains(&format!("fn {test}(")))));
+        if !found {
+            let line = index + 1;
+            findings.push(format!(
+                "docs/SEMANTICS.md:{line}: no such test: prove the claim or drop it (claim-test)"
+            ));
+        }
+    }
+    findings
 }
 
 #[cfg(test)]
