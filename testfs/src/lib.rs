@@ -1,5 +1,6 @@
 //! testfs.
 
+pub mod check;
 pub mod device;
 pub mod format;
 pub mod meta;

@@ -30,13 +30,16 @@ pub mod dir;
 pub mod extents;
 pub mod inode;
 mod mkfs;
-mod node;
-mod open;
+pub(crate) mod node;
+pub(crate) mod open;
 pub mod orphan;
 mod refcount;
 pub mod space;
-mod store;
-mod tree;
+pub(crate) mod store;
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+pub(crate) mod testing;
+pub(crate) mod tree;
 pub mod txn;
 pub mod view;
 pub mod xattr;

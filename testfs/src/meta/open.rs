@@ -145,7 +145,7 @@ pub(crate) fn newest_superblock(
 }
 
 /// The bytes of a slot; short or empty if the device ends before.
-fn read_slot(device: &dyn BlockDevice, addr: u64) -> Result<Vec<u8>, DeviceError> {
+pub(crate) fn read_slot(device: &dyn BlockDevice, addr: u64) -> Result<Vec<u8>, DeviceError> {
     let block = device.limits().block_size.max(1);
     let have = device.size().saturating_sub(addr).min(SLOT_BYTES as u64);
     let mut slot = vec![0; (have / block * block) as usize];

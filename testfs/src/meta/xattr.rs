@@ -194,3 +194,89 @@ const fn piece_keys(key: Key) -> (Key, Key) {
     let to = Key::new(key.ino, key.kind, key.offset + (STEP - 1));
     (from, to)
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use crate::meta::testing::{at, file, new_fs, reopen};
+    use crate::meta::{Meta, Purpose};
+
+    fn set(meta: &Meta, ino: Ino, name: &[u8], value: &[u8], mode: SetMode) -> Result<()> {
+        meta.update(Purpose::Normal, |txn| {
+            txn.set_xattr(ino, name, value, mode, at(9))
+        })
+    }
+
+    #[test]
+    fn values_of_every_length_are_read_back_and_leave_nothing_behind() {
+        for block_size in [1024, 4096] {
+            let (device, meta) = new_fs(block_size, 4096);
+            let ino = meta
+                .update(Purpose::Normal, |txn| txn.create(Ino::ROOT, b"f", &file()))
+                .unwrap()
+                .0;
+            meta.commit().unwrap();
+            let before = meta.statfs();
+            let lengths = [0, 1, 100, 447, 448, 1000, 1979, 1980, 5000, 65536];
+            for (n, len) in lengths.into_iter().enumerate() {
+                let name = format!("user.{n}");
+                set(&meta, ino, name.as_bytes(), b"short", SetMode::Create).unwrap();
+                set(
+                    &meta,
+                    ino,
+                    name.as_bytes(),
+                    &vec![n as u8; len],
+                    SetMode::Any,
+                )
+                .unwrap();
+            }
+            meta.commit().unwrap();
+            let meta = reopen(&device);
+            let names = meta.read(|view| view.xattr_names(ino)).unwrap();
+            assert_eq!(names.len(), lengths.len());
+            for (n, len) in lengths.into_iter().enumerate() {
+                let name = format!("user.{n}");
+                let value = meta.read(|view| view.xattr(ino, name.as_bytes())).unwrap();
+                assert_eq!(value, Some(vec![n as u8; len]));
+                meta.update(Purpose::Normal, |txn| {
+                    txn.remove_xattr(ino, name.as_bytes(), at(9))
+                })
+                .unwrap();
+            }
+            meta.commit().unwrap();
+            assert_eq!(meta.statfs(), before);
+        }
+    }
+
+    #[test]
+    fn the_modes_say_whether_it_must_exist() {
+        let (_, meta) = new_fs(4096, 1024);
+        let errno = |r: Result<()>| r.unwrap_err().errno();
+        let root = Ino::ROOT;
+        assert_eq!(
+            errno(set(&meta, root, b"user.a", b"1", SetMode::Replace)),
+            Errno::NODATA
+        );
+        set(&meta, root, b"user.a", b"1", SetMode::Create).unwrap();
+        assert_eq!(
+            errno(set(&meta, root, b"user.a", b"2", SetMode::Create)),
+            Errno::EXIST
+        );
+        set(&meta, root, b"user.a", b"3", SetMode::Replace).unwrap();
+        assert_eq!(
+            meta.read(|v| v.xattr(root, b"user.a")).unwrap(),
+            Some(b"3".to_vec())
+        );
+        assert_eq!(meta.read(|v| v.xattr(root, b"user.b")).unwrap(), None);
+        let long = vec![0; XATTR_VALUE_MAX + 1];
+        assert_eq!(
+            errno(set(&meta, root, b"user.b", &long, SetMode::Any)),
+            Errno::TOOBIG
+        );
+        assert_eq!(
+            errno(set(&meta, root, &[b'x'; 256], b"", SetMode::Any)),
+            Errno::RANGE
+        );
+    }
+}

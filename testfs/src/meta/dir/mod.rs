@@ -10,6 +10,7 @@
 pub mod change;
 pub mod rename;
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests;
 
 use iomap_core::error::{Corrupt, Errno, FsError, Result};
@@ -134,7 +135,7 @@ impl View<'_> {
     }
 
     /// The entry of this name, and its key.
-    pub(super) fn entry(&self, dir: Ino, name: &[u8]) -> Result<Option<(Key, Dirent)>> {
+    pub(crate) fn entry(&self, dir: Ino, name: &[u8]) -> Result<Option<(Key, Dirent)>> {
         if name.len() > NAME_MAX {
             return Err(os(Errno::NAMETOOLONG));
         }
@@ -151,7 +152,7 @@ impl View<'_> {
     }
 
     /// The first free key for an entry of this name.
-    pub(super) fn free_key(&self, dir: Ino, name: &[u8]) -> Result<Key> {
+    pub(crate) fn free_key(&self, dir: Ino, name: &[u8]) -> Result<Key> {
         let (from, to) = probe_keys(self, dir, name);
         let mut free = from;
         self.walk(from, to, Dirent::decode, |key, _| {

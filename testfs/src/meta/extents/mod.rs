@@ -16,6 +16,7 @@ pub mod share;
 pub mod shift;
 mod spill;
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests;
 
 use iomap_core::error::{Corrupt, Result};

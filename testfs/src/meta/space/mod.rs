@@ -208,9 +208,11 @@ impl Space {
         self.state.lock().granted -= blocks;
     }
 
-    /// Blocks that are allocated and in no tree.
+    /// Blocks that are allocated and in no tree: of live grants, and of dropped ones that are not back
+    /// on the map.
     pub(crate) fn blocks_granted(&self) -> u64 {
-        self.state.lock().granted
+        let state = self.state.lock();
+        state.granted + state.returned.iter().map(|run| run.len).sum::<u64>()
     }
 
     /// The blocks of dropped grants; the caller puts them on the map and publishes.

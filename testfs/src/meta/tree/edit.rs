@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use iomap_core::error::Result;
+use iomap_core::error::{Corrupt, Result};
 
 use super::super::node::{Branch, Child, Entry, Node};
 use super::super::store::{Bounds, NodeStore};
@@ -52,10 +52,9 @@ impl Edit<'_> {
         let Some((split_key, right)) = path.insert(root, level, Bounds::ALL, key, value)? else {
             return Ok(());
         };
-        assert!(
-            level < LEVEL_MAX,
-            "a tree of that height outgrows any device"
-        );
+        if level >= LEVEL_MAX {
+            return Err(Corrupt::new("tree: higher than any device can need").into());
+        }
         let left = std::mem::replace(&mut self.tree.root, Child::Mem(Arc::clone(&right)));
         let entries = vec![
             Entry {

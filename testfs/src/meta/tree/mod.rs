@@ -10,6 +10,7 @@
 
 pub(crate) mod edit;
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests;
 
 use std::sync::Arc;
