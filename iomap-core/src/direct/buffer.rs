@@ -1,91 +1,21 @@
 //! The memory of a direct I/O: the only place where a caller's buffer becomes a device segment.
 //!
-//! Owns [`AlignedBuf`], memory that is moved into an asynchronous request and handed back with its
-//! result; [`Flight`], the memory of one request with the number of device requests that use it;
-//! and the proof that no device uses memory after its owner has it back. Knows nothing of files.
+//! Owns [`Flight`], the memory of one request (borrowed, or a [`DeviceBuf`] that was moved in and is
+//! handed back with the result) with the number of device requests that use it, and the proof that no device uses memory after its owner has it back. Knows nothing of files.
 //!
 //! The bytes of a flight are handed out once, as disjoint [`Part`]s, by one [`Cursor`]; a part is
 //! consumed by filling it or by giving it to a device. So no two parties ever touch the same byte.
 
-use std::alloc::Layout;
 use std::fmt;
 use std::marker::PhantomData;
-use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::sync::{Arc, OnceLock};
 
-use crate::device::{Bio, BioOp, BlockDevice, Completion, Segment};
-use crate::error::{DeviceError, FsError, Result};
+use crate::device::{Bio, BioOp, BlockDevice, Completion, DeviceBuf, Segment};
+use crate::error::{DeviceError, FsError};
 use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::sync::{Mutex, Rank};
 use crate::units::{DevAddr, FilePos, PAGE_SIZE};
-
-/// Owned bytes at an address a device accepts: the buffer of asynchronous direct I/O.
-pub struct AlignedBuf {
-    ptr: NonNull<u8>,
-    len: usize,
-    layout: Layout,
-}
-
-// SAFETY: an `AlignedBuf` owns its memory alone, as a `Vec<u8>` does.
-unsafe impl Send for AlignedBuf {}
-// SAFETY: as above; shared access only reads.
-unsafe impl Sync for AlignedBuf {}
-
-impl AlignedBuf {
-    /// `len` zero bytes at a multiple of `align`, a power of two.
-    ///
-    /// # Errors
-    ///
-    /// [`FsError::NoMemory`] if there is none, [`FsError::Invalid`] if `align` is no power of two.
-    pub fn new(len: usize, align: usize) -> Result<Self> {
-        let layout = Layout::from_size_align(len.max(1), align)
-            .map_err(|_| FsError::Invalid("size or alignment of a buffer"))?;
-        // SAFETY: the layout has at least one byte.
-        let ptr = unsafe { std::alloc::alloc_zeroed(layout) };
-        let ptr = NonNull::new(ptr).ok_or(FsError::NoMemory)?;
-        Ok(Self { ptr, len, layout })
-    }
-
-    /// `len` zero bytes that `device` can transfer.
-    ///
-    /// # Errors
-    ///
-    /// As [`AlignedBuf::new`].
-    pub fn for_device(device: &dyn BlockDevice, len: usize) -> Result<Self> {
-        Self::new(len, device.limits().memory_align.max(1))
-    }
-}
-
-impl Drop for AlignedBuf {
-    fn drop(&mut self) {
-        // SAFETY: allocated in `new` with this layout, and freed here only.
-        unsafe { std::alloc::dealloc(self.ptr.as_ptr(), self.layout) }
-    }
-}
-
-impl Deref for AlignedBuf {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        // SAFETY: `len` initialised bytes, owned by `self`; a flight that lends them to a device
-        // owns the whole `AlignedBuf` meanwhile.
-        unsafe { std::slice::from_raw_parts(self.ptr.as_ptr(), self.len) }
-    }
-}
-
-impl DerefMut for AlignedBuf {
-    fn deref_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as in `deref`, and `self` is borrowed exclusively.
-        unsafe { std::slice::from_raw_parts_mut(self.ptr.as_ptr(), self.len) }
-    }
-}
-
-impl fmt::Debug for AlignedBuf {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "AlignedBuf({} bytes at {:p})", self.len, self.ptr)
-    }
-}
 
 /// The first failure of a request, and from where on its bytes are lost.
 #[derive(Clone, Debug)]
@@ -103,7 +33,7 @@ type Last = Box<dyn FnOnce(bool) + Send>;
 struct State {
     failure: Option<Failure>,
     last: Option<Last>,
-    owned: Option<AlignedBuf>,
+    owned: Option<DeviceBuf>,
 }
 
 /// The memory of one direct I/O and the device requests that use it.
@@ -126,7 +56,7 @@ unsafe impl Send for Flight {}
 unsafe impl Sync for Flight {}
 
 impl Flight {
-    fn new(ptr: NonNull<u8>, len: usize, writable: bool, owned: Option<AlignedBuf>) -> Arc<Self> {
+    fn new(ptr: NonNull<u8>, len: usize, writable: bool, owned: Option<DeviceBuf>) -> Arc<Self> {
         let state = State {
             failure: None,
             last: None,
@@ -142,8 +72,10 @@ impl Flight {
     }
 
     /// A flight that owns its memory, and the cursor over it.
-    pub(super) fn owned(buffer: AlignedBuf, writable: bool) -> (Arc<Self>, Cursor<'static>) {
-        let flight = Self::new(buffer.ptr, buffer.len, writable, Some(buffer));
+    pub(super) fn owned(mut buffer: DeviceBuf, writable: bool) -> (Arc<Self>, Cursor<'static>) {
+        // The bytes stay where they are when the buffer is moved.
+        let (ptr, len) = (NonNull::from(&mut buffer[..]).cast(), buffer.len());
+        let flight = Self::new(ptr, len, writable, Some(buffer));
         let cursor = Cursor::new(Arc::clone(&flight));
         (flight, cursor)
     }
@@ -190,7 +122,7 @@ impl Flight {
     }
 
     /// Hands the owned memory back, once the last device request has ended.
-    pub(super) fn take_buffer(&self) -> Option<AlignedBuf> {
+    pub(super) fn take_buffer(&self) -> Option<DeviceBuf> {
         if self.pending.load(Ordering::Acquire) != 0 {
             return None;
         }
@@ -452,31 +384,4 @@ fn lend_raw<R>(
     let result = submit(Cursor::new(Arc::clone(&flight)));
     drop(loan);
     (result, flight.failure())
-}
-
-/// Reads into borrowed memory with one request and nothing else: the fast path.
-///
-/// # Errors
-///
-/// What the device answers.
-pub(super) fn read_one(
-    device: &dyn BlockDevice,
-    addr: DevAddr,
-    bytes: &mut [u8],
-) -> Result<(), DeviceError> {
-    /// A panic of the device would return the memory while it may still be written to.
-    struct AbortOnUnwind;
-    impl Drop for AbortOnUnwind {
-        fn drop(&mut self) {
-            std::process::abort();
-        }
-    }
-    let len = bytes.len();
-    let guard = AbortOnUnwind;
-    // SAFETY: `bytes` is borrowed exclusively until this function returns, and not used meanwhile;
-    // `transfer` returns when the request has completed, and if it panics the process ends.
-    let segment = unsafe { Segment::from_raw(NonNull::from(bytes).cast(), len) };
-    let result = device.transfer(BioOp::Read, addr, len as u64, &[segment]);
-    std::mem::forget(guard);
-    result
 }

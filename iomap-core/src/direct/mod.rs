@@ -26,7 +26,7 @@
 //! # The caller's memory
 //!
 //! It is read and written by the device while the caller is inside the call (borrowed memory), or
-//! until the ticket gives it back ([`AlignedBuf`]). Memory that is itself a mapping of the same
+//! until the ticket gives it back ([`DeviceBuf`](crate::device::DeviceBuf)). Memory that is itself a mapping of the same
 //! page cache cannot be given to a device that faults on it: such a caller copies through memory of
 //! its own. `Plan` decides for whole parts, so the place to fault memory in before a part is
 //! submitted, and to stop with a short count if it cannot be, is the top of `submit::mapping`.
@@ -40,7 +40,6 @@ mod plan;
 mod submit;
 mod ticket;
 
-pub use buffer::AlignedBuf;
 pub use lock::{WriteLock, lock_for_write, write_locked};
 pub use plan::{Direction, Plan, Request, Transfer, plan};
 pub use ticket::{DirectResult, DirectTicket, submit_read, submit_write};
@@ -179,7 +178,7 @@ pub fn read<B: DirectOps + ?Sized>(
     settle_for_read(backend, &request)?;
     if let Some(addr) = simple_addr(backend, &request)? {
         let len = buf.len();
-        buffer::read_one(&**inode.device(), addr, buf)?;
+        inode.device().read_at(addr, buf)?;
         drop(guard);
         inode.counters().add(Event::direct_read_bytes, len as u64);
         return Ok(DirectOutcome::Done(len as u64));

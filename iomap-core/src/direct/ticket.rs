@@ -14,7 +14,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use super::buffer::{AlignedBuf, Flight};
+use super::buffer::Flight;
 use super::complete::{Finish, Finished};
 use super::plan::Request;
 use super::submit::submit;
@@ -22,7 +22,7 @@ use super::{
     DirectFlags, DirectOutcome, Start, Written, begin, fall_back, read_request, settle_for_read,
     start_write, write_request,
 };
-use crate::device::BlockDevice;
+use crate::device::{BlockDevice, DeviceBuf};
 use crate::error::{Errno, FsError, Result};
 use crate::inode::DirectGuard;
 use crate::ops::DirectOps;
@@ -35,7 +35,7 @@ pub struct DirectResult {
     /// As of [`read`](super::read); of [`write`](super::write), synced if asked.
     pub outcome: Result<DirectOutcome>,
     /// The memory moved in.
-    pub buffer: AlignedBuf,
+    pub buffer: DeviceBuf,
 }
 
 /// Work of the end of a request, for task context.
@@ -271,7 +271,7 @@ impl<B: DirectOps + 'static> Drop for End<B> {
 pub fn submit_read<B: DirectOps + 'static>(
     backend: Arc<B>,
     pos: FilePos,
-    buffer: AlignedBuf,
+    buffer: DeviceBuf,
     flags: DirectFlags,
 ) -> DirectTicket {
     let cell = Cell::new(backend.inode().device());
@@ -287,7 +287,7 @@ pub fn submit_read<B: DirectOps + 'static>(
 pub fn submit_write<B: DirectOps + 'static>(
     backend: Arc<B>,
     pos: FilePos,
-    buffer: AlignedBuf,
+    buffer: DeviceBuf,
     flags: DirectFlags,
 ) -> DirectTicket {
     let cell = Cell::new(backend.inode().device());
@@ -303,7 +303,7 @@ type Started<'a> = Result<(Request<'a>, DirectGuard), Result<DirectOutcome>>;
 fn start_read<'a, B: DirectOps>(
     backend: &'a B,
     pos: FilePos,
-    buffer: &AlignedBuf,
+    buffer: &DeviceBuf,
     flags: DirectFlags,
 ) -> Started<'a> {
     let Some(request) = read_request(backend, pos, buffer.len(), flags) else {
@@ -320,7 +320,7 @@ fn start_read<'a, B: DirectOps>(
 fn start_writing<'a, B: DirectOps>(
     backend: &'a B,
     pos: FilePos,
-    buffer: &AlignedBuf,
+    buffer: &DeviceBuf,
     flags: DirectFlags,
 ) -> Started<'a> {
     let request = write_request(backend, pos, buffer.len(), flags).map_err(Err)?;
@@ -338,7 +338,7 @@ fn start_writing<'a, B: DirectOps>(
 fn submit_started<B: DirectOps + 'static>(
     backend: &Arc<B>,
     started: Started<'_>,
-    buffer: AlignedBuf,
+    buffer: DeviceBuf,
     writable: bool,
     cell: Arc<Cell>,
 ) {
