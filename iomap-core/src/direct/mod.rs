@@ -174,16 +174,18 @@ pub fn read<B: DirectOps + ?Sized>(
     if !request.is_aligned(buf.as_ptr().addr()) {
         return Ok(fall_back(backend, &request));
     }
+    // What lies past the size is left alone.
+    let bytes = &mut buf[..request.range.len() as usize];
     let guard = begin(backend, &request);
     settle_for_read(backend, &request)?;
     if let Some(addr) = simple_addr(backend, &request)? {
-        let len = buf.len();
-        inode.device().read_at(addr, buf)?;
+        inode.device().read_at(addr, bytes)?;
         drop(guard);
-        inode.counters().add(Event::direct_read_bytes, len as u64);
-        return Ok(DirectOutcome::Done(len as u64));
+        inode
+            .counters()
+            .add(Event::direct_read_bytes, request.range.len());
+        return Ok(DirectOutcome::Done(request.range.len()));
     }
-    let bytes = &mut buf[..request.range.len() as usize];
     let (submission, failure) = buffer::lend_mut(bytes, &**inode.device(), |mut cursor| {
         submit::submit(backend, &request, &mut cursor)
     });

@@ -1,0 +1,185 @@
+//! Direct I/O without waiting.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+
+use iomap_core::direct::{self, DirectFlags, DirectOutcome, DirectTicket};
+use iomap_core::error::{Errno, FsError};
+use iomap_core::ops::MapOps;
+
+use crate::file::{TestFile, pos};
+use crate::memory;
+
+const NONE: DirectFlags = DirectFlags::empty();
+
+struct CountWakes(AtomicUsize);
+
+impl Wake for CountWakes {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Release);
+    }
+}
+
+fn start_write(file: &Arc<TestFile>, at: u64, byte: u8, flags: DirectFlags) -> DirectTicket {
+    let _lock = file.inode().lock_shared();
+    direct::submit_write(Arc::clone(file), pos(at), memory(4096, byte), flags)
+}
+
+#[test]
+fn a_future_is_woken_when_the_io_has_ended() {
+    for reads in [true, false] {
+        let file = TestFile::new(12);
+        file.lay_out(0..1, Some(1));
+        file.device.hold();
+        let ticket = if reads {
+            let _lock = file.inode().lock_shared();
+            direct::submit_read(Arc::clone(&file), pos(0), memory(4096, 0), NONE)
+        } else {
+            start_write(&file, 0, 2, NONE)
+        };
+        let wakes = Arc::new(CountWakes(AtomicUsize::new(0)));
+        let waker = Waker::from(Arc::clone(&wakes));
+        let mut context = Context::from_waker(&waker);
+        let mut ticket = pin!(ticket);
+        assert!(ticket.as_mut().poll(&mut context).is_pending());
+        file.device.release();
+        while wakes.0.load(Ordering::Acquire) == 0 {
+            std::thread::yield_now();
+        }
+        let Poll::Ready(result) = ticket.as_mut().poll(&mut context) else {
+            panic!()
+        };
+        assert_eq!(result.outcome, Ok(DirectOutcome::Done(4096)));
+        assert_eq!(result.buffer[..], [if reads { 1 } else { 2 }; 4096]);
+        file.check_balance();
+    }
+}
+
+#[test]
+fn a_waiter_ends_the_write_itself() {
+    let file = TestFile::new(12);
+    file.lay_out(0..1, Some(1));
+    file.device.hold();
+    let ticket = start_write(&file, 0, 2, DirectFlags::SYNC);
+    let (sender, receiver) = std::sync::mpsc::channel();
+    file.hooks.lock().done = Some(Box::new(move |_| {
+        sender.send(std::thread::current().id()).unwrap();
+        Ok(())
+    }));
+    let waiter = std::thread::spawn(move || ticket.wait());
+    file.device.await_waiters(1);
+    let id = waiter.thread().id();
+    file.device.release();
+    assert_eq!(
+        waiter.join().unwrap().outcome,
+        Ok(DirectOutcome::Done(4096))
+    );
+    assert_eq!(receiver.recv().unwrap(), id);
+    assert_eq!(file.state.lock().syncs, [false]);
+}
+
+#[test]
+fn a_dropped_ticket_ends_nothing_early() {
+    let file = TestFile::new(12);
+    file.lay_out(0..2, Some(1));
+    file.device.hold();
+    drop(start_write(&file, 0, 2, NONE));
+    {
+        let _lock = file.inode().lock_shared();
+        drop(direct::submit_read(
+            Arc::clone(&file),
+            pos(4096),
+            memory(4096, 0),
+            NONE,
+        ));
+    }
+    assert!(file.inode().direct().is_busy_after_fence());
+    file.device.release();
+    let lock = file.inode().lock_exclusive();
+    file.inode().wait_for_direct(&lock);
+    drop(lock);
+    assert_eq!(file.state.lock().done.len(), 1);
+    assert_eq!(file.contents()[..4096], [2; 4096]);
+}
+
+#[test]
+fn the_backend_lives_until_the_io_has_ended() {
+    let file = TestFile::new(12);
+    file.lay_out(0..1, Some(1));
+    file.device.hold();
+    let device = Arc::clone(&file.device);
+    let weak = Arc::downgrade(&file);
+    let ticket = start_write(&file, 0, 2, NONE);
+    drop(file);
+    assert!(weak.upgrade().is_some());
+    device.release();
+    assert_eq!(ticket.wait().outcome, Ok(DirectOutcome::Done(4096)));
+    while weak.upgrade().is_some() {
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_refused_request_gives_its_memory_back() {
+    let file = TestFile::new(12);
+    file.lay_out(0..1, Some(1));
+    let result = start_write(&file, 100, 2, NONE).wait();
+    assert_eq!(result.outcome, Ok(DirectOutcome::UseBuffered { done: 0 }));
+    assert_eq!(result.buffer[..], [2; 4096]);
+    let result = start_write(&file, 1 << 20, 2, DirectFlags::OVERWRITE_ONLY).wait();
+    assert_eq!(result.outcome, Err(FsError::WouldBlock));
+    let _lock = file.inode().lock_shared();
+    let ticket = direct::submit_read(Arc::clone(&file), pos(4096), memory(512, 0), NONE);
+    assert_eq!(ticket.wait().outcome, Ok(DirectOutcome::Done(0)));
+}
+
+#[test]
+fn a_forced_wait_returns_with_the_write_ended_and_syncs_later() {
+    let file = TestFile::new(12);
+    file.lay_out(0..1, None);
+    let lock = file.inode().lock_exclusive();
+    let flags = DirectFlags::FORCE_WAIT | DirectFlags::DSYNC;
+    let ticket = direct::submit_write(Arc::clone(&file), pos(0), memory(4096, 2), flags);
+    assert_eq!(file.state.lock().done.len(), 1);
+    assert!(!file.inode().direct().is_busy_after_fence());
+    drop(lock);
+    assert_eq!(ticket.wait().outcome, Ok(DirectOutcome::Done(4096)));
+    assert_eq!(file.state.lock().syncs, [true]);
+}
+
+#[test]
+fn a_failed_request_reaches_the_ticket() {
+    let file = TestFile::new(12);
+    file.lay_out(0..1, Some(1));
+    file.device.hold();
+    let ticket = start_write(&file, 0, 2, NONE);
+    file.device.set_fault(|_| Some(Errno::NOSPC));
+    file.device.release();
+    let result = ticket.wait();
+    assert_eq!(result.outcome.unwrap_err().errno(), Errno::NOSPC);
+    file.check_balance();
+}
+
+#[test]
+fn many_requests_end_in_any_order() {
+    let file = TestFile::new(12);
+    file.lay_out(0..16, Some(1));
+    file.device.hold();
+    let tickets: Vec<_> = (0..16)
+        .map(|n| start_write(&file, n << 12, n as u8, NONE))
+        .collect();
+    let mut addrs: Vec<_> = file.device.held().iter().map(|asked| asked.addr).collect();
+    fastrand::Rng::with_seed(1).shuffle(&mut addrs);
+    for addr in addrs {
+        file.device.complete_where(|asked| asked.addr == addr);
+    }
+    for (n, ticket) in tickets.into_iter().enumerate() {
+        let result = ticket.wait();
+        assert_eq!(result.outcome, Ok(DirectOutcome::Done(4096)));
+        assert_eq!(result.buffer[0], n as u8);
+    }
+    file.check_balance();
+}
