@@ -311,7 +311,7 @@ impl TestFile {
             Some(Block::Written(at)) => MapKind::Mapped { addr: addr(at) },
         };
         let start = pos(numbers.start << bits);
-        let end = pos(end.checked_mul(1 << bits).unwrap_or(u64::MAX));
+        let end = pos(end.saturating_mul(1 << bits));
         Iomap::new(FileRange::between(start, end), kind)
             .with_flags(state.flags)
             .with_validity(Validity(state.generation))
