@@ -12,11 +12,29 @@ use iomap_core::folio::wait::WaitTable;
 use iomap_core::sync::atomic::{AtomicU32, Ordering};
 use iomap_core::sync::{smp_mb, thread};
 use iomap_core::units::BlockBits;
-use loom::cell::UnsafeCell;
 use loom::sync::Arc;
 
 const CACHE: u64 = 1 << 28;
 const OTHER: u64 = 2 << 28;
+
+/// Plain memory: an access that nothing orders is an error of the model.
+struct Plain(loom::cell::UnsafeCell<u32>);
+
+impl Plain {
+    fn new(value: u32) -> Self {
+        Self(loom::cell::UnsafeCell::new(value))
+    }
+
+    fn get(&self) -> u32 {
+        // SAFETY: the model panics if another thread writes meanwhile.
+        self.0.with(|value| unsafe { *value })
+    }
+
+    fn set(&self, new: u32) {
+        // SAFETY: the model panics if another thread reads or writes meanwhile.
+        self.0.with_mut(|value| unsafe { *value = new });
+    }
+}
 
 fn model(f: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
@@ -30,8 +48,7 @@ fn model(f: impl Fn() + Send + Sync + 'static) {
 fn a_lookup_never_gets_a_folio_that_was_used_again() {
     model(|| {
         let folio = Arc::new(Folio::default());
-        // Stands for the bytes: plain memory, so an access without order is an error.
-        let bytes = Arc::new(UnsafeCell::new(1u32));
+        let bytes = Arc::new(Plain::new(1));
         folio.header.revive(1);
         folio.join(CACHE, 8, BlockBits::PAGE);
 
@@ -42,20 +59,17 @@ fn a_lookup_never_gets_a_folio_that_was_used_again() {
                     return;
                 }
                 if folio.is_at(CACHE, 8) {
-                    // SAFETY: loom fails the run if this access overlaps another.
-                    bytes.with(|b| assert_eq!(unsafe { *b }, 1, "somebody else's bytes"));
+                    assert_eq!(bytes.get(), 1, "somebody else's bytes");
                 }
                 if folio.header.put() {
-                    // SAFETY: loom fails the run if this access overlaps another.
-                    bytes.with_mut(|b| unsafe { *b = 3 });
+                    bytes.set(3);
                 }
             })
         };
         // Remove, put, and if that was the last reference use it again.
         folio.leave();
         if folio.header.put() {
-            // SAFETY: loom fails the run if this access overlaps another.
-            bytes.with_mut(|b| unsafe { *b = 2 });
+            bytes.set(2);
             folio.header.revive(1);
             folio.join(OTHER, 8, BlockBits::PAGE);
         }
@@ -114,11 +128,10 @@ fn a_frozen_folio_is_not_found_and_a_found_folio_is_not_frozen() {
 fn the_lock_bit_hands_over_what_was_written() {
     model(|| {
         let header = Arc::new(Header::new());
-        let state = Arc::new(UnsafeCell::new(0u32));
-        let add = |header: &Header, state: &UnsafeCell<u32>| {
+        let state = Arc::new(Plain::new(0));
+        let add = |header: &Header, state: &Plain| {
             if header.try_lock() {
-                // SAFETY: loom fails the run if this access overlaps another.
-                state.with_mut(|s| unsafe { *s += 1 });
+                state.set(state.get() + 1);
                 let _ = header.unlock();
             }
         };
@@ -129,8 +142,7 @@ fn the_lock_bit_hands_over_what_was_written() {
         add(&header, &state);
         other.join().unwrap();
         assert!(header.try_lock());
-        // SAFETY: loom fails the run if this access overlaps another.
-        state.with(|s| assert!(unsafe { *s } >= 1));
+        assert!(state.get() >= 1);
     });
 }
 
@@ -239,18 +251,16 @@ fn handing_the_lock_to_a_read_wakes_the_sleepers() {
 #[test]
 fn the_uptodate_flag_publishes_the_bytes() {
     model(|| {
-        let shared = Arc::new((Header::new(), UnsafeCell::new(0u32)));
+        let shared = Arc::new((Header::new(), Plain::new(0)));
         let reader = {
             let shared = Arc::clone(&shared);
             thread::spawn(move || {
                 if shared.0.flags() & header::flag::UPTODATE != 0 {
-                    // SAFETY: loom fails the run if this access overlaps another.
-                    shared.1.with(|b| assert_eq!(unsafe { *b }, 7));
+                    assert_eq!(shared.1.get(), 7);
                 }
             })
         };
-        // SAFETY: loom fails the run if this access overlaps another.
-        shared.1.with_mut(|b| unsafe { *b = 7 });
+        shared.1.set(7);
         shared.0.set(header::flag::UPTODATE);
         reader.join().unwrap();
     });

@@ -230,6 +230,45 @@ fn a_page_that_stays_is_always_found() {
     });
 }
 
+/// A large folio is cut while others look it up, lock it and dirty it: nobody sees half a step.
+#[test]
+fn splitting_beside_lookups_and_writers() {
+    check(|| {
+        let pool = pool();
+        let device = Lazy::new();
+        let cache = cache(&pool, &device);
+        stamp(&cache, 0, 2);
+        let looker = {
+            let cache = Arc::clone(&cache);
+            thread::spawn(move || {
+                for at in [0, 1, 0] {
+                    let folio = cache.find(page(at)).expect("these pages stay");
+                    let (first, pages) = (folio.index().get(), folio.pages());
+                    assert!(first <= at && at < first + pages);
+                    assert_stamped(&folio, first, at);
+                }
+            })
+        };
+        let writer = {
+            let cache = Arc::clone(&cache);
+            thread::spawn(move || {
+                let mut folio = cache.get_or_create(page(1), order(0)).unwrap();
+                assert!(folio.is_uptodate());
+                folio.set_range_dirty(0..1);
+            })
+        };
+        cache.truncate(FileRange::from(page(2).pos()));
+        looker.join().unwrap();
+        writer.join().unwrap();
+        let folio = cache.find_lock(page(1), false).unwrap().unwrap();
+        assert!(folio.is_dirty() && cache.nr_dirty() == folio.pages());
+        drop(folio);
+        cache.truncate(FileRange::ALL);
+        assert_eq!(pool.nr_dirty(), 0);
+        assert_eq!(pool.stats().free_pages, 16, "memory leaked");
+    });
+}
+
 /// Several threads want the same page: one creates it, all get the same folio, one at a time.
 #[test]
 fn one_page_is_created_once() {

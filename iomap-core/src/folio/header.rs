@@ -155,6 +155,12 @@ impl Header {
         self.flags.store(flags, Ordering::Relaxed);
     }
 
+    /// Takes one from the order.
+    pub(super) fn lower_order(&self) {
+        self.flags
+            .fetch_sub(1 << flag::ORDER_SHIFT, Ordering::AcqRel);
+    }
+
     /// Takes the lock bit if it is clear.
     #[must_use]
     pub fn try_lock(&self) -> bool {

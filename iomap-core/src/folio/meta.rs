@@ -57,6 +57,12 @@ impl Folio {
         (self.header.flags() & flag::ORDER) >> flag::ORDER_SHIFT
     }
 
+    /// Gives up the upper half of the pages. Only while the header is frozen.
+    pub(super) fn halve(&self) {
+        debug_assert_eq!(self.header.refs(), 0);
+        self.header.lower_order();
+    }
+
     /// The block size the folio's state is kept in.
     pub(super) fn block_bits(&self) -> u32 {
         ((self.header.flags() & flag::BLOCK) >> flag::BLOCK_SHIFT) + BlockBits::SECTOR.get()
@@ -75,10 +81,15 @@ impl Folio {
     /// Puts the folio into a cache. The caller holds the index lock of it and makes the folio
     /// findable afterwards.
     pub fn join(&self, cache: u64, index: u64, blocks: BlockBits) {
-        debug_assert_eq!(self.cache.load(Ordering::Relaxed), 0);
         self.header.clear(flag::BLOCK);
         self.header
             .set((blocks.get() - BlockBits::SECTOR.get()) << flag::BLOCK_SHIFT);
+        self.join_as(cache, index);
+    }
+
+    /// As [`Folio::join`], for a folio that has its block size already.
+    pub(super) fn join_as(&self, cache: u64, index: u64) {
+        debug_assert_eq!(self.cache.load(Ordering::Relaxed), 0);
         self.index.store(index, Ordering::Relaxed);
         self.cache.store(cache, Ordering::Release);
     }

@@ -20,6 +20,7 @@
 //! | `index` | the radix tree of a page cache: page numbers to folio ids, with marks |
 //! | `registry` | what a folio leads back to: the index and the owner of its cache |
 //! | `owner` | the contract of the inode behind a cache |
+//! | `split` | a large folio becoming two |
 //! | `reclaim` | which folios leave when memory runs short |
 //!
 //! # The life of a folio
@@ -52,6 +53,7 @@ pub mod pool;
 mod reading;
 mod reclaim;
 pub(crate) mod registry;
+mod split;
 mod state;
 mod state_ptr;
 #[doc(hidden)]

@@ -44,6 +44,14 @@ impl Blocks {
         }
     }
 
+    /// The second half, which is cut off.
+    pub(super) fn split_off(&mut self) -> Self {
+        Self {
+            uptodate: self.uptodate.split_off(),
+            dirty: self.dirty.split_off(),
+        }
+    }
+
     /// Blocks.
     pub(super) fn len(&self) -> usize {
         self.dirty.len
@@ -74,6 +82,21 @@ impl Bits {
             bits.set(0..len, true);
         }
         bits
+    }
+
+    /// The second half of an even number of bits, which is cut off.
+    fn split_off(&mut self) -> Self {
+        let len = self.len / 2;
+        let mut upper = Self::new(len, false);
+        let mut at = len;
+        while let Some(run) = self.run(at..self.len, true) {
+            at = run.end;
+            upper.set(run.start - len..run.end - len, true);
+        }
+        self.set(len..self.len, false);
+        self.words.truncate(len.div_ceil(64));
+        self.len = len;
+        upper
     }
 
     /// Each word the range touches, with the mask of its bits inside the range.

@@ -37,9 +37,9 @@ impl PageCache {
     /// Removes the pages of `range` for good, whatever their state. Waits for folio locks and for
     /// writeback.
     ///
-    /// A folio that lies in the range in part stays: the bytes in the range become zero, and the
-    /// blocks wholly in it clean, so that nobody writes them back to storage the caller is about to
-    /// free. A block that lies in the range in part keeps its state: to have the zeroes written the
+    /// A folio that lies in the range in part is split if that gives memory back. What stays of it
+    /// in the range becomes zero, and the blocks wholly in it clean, so that nobody writes them back
+    /// to storage the caller is about to free. A block that lies in the range in part keeps its state: to have the zeroes written the
     /// caller zeroes through the cache before.
     ///
     /// The caller holds the invalidate lock exclusively, so that nobody fills the range meanwhile.
@@ -49,19 +49,43 @@ impl PageCache {
             let Some(locked) = self.lock(&folio) else {
                 continue;
             };
+            // A folio with another reference cannot be split.
+            drop(folio);
             at = locked.end_index();
             locked.wait_writeback(&*self.device);
             self.truncate_folio(locked, range);
         }
     }
 
-    fn truncate_folio(&self, mut folio: LockedFolio, range: FileRange) {
+    /// Removes the part of a folio that lies in `range`: by removing the folio, by splitting it
+    /// and removing pieces, or by zeroing.
+    fn truncate_folio(&self, folio: LockedFolio, range: FileRange) {
         let whole = folio.range();
         if range.covers(whole) {
             self.discard(folio);
             return;
         }
         let part = bytes_in(whole, range);
+        // Splitting pays if a quarter of the memory comes back.
+        let split = if part.len() >= folio.len() / 4 {
+            folio.halve(self.min_order())
+        } else {
+            Err(folio)
+        };
+        match split {
+            Ok((lower, upper)) => {
+                self.truncate_folio(lower, range);
+                self.truncate_folio(upper, range);
+            }
+            Err(folio) => self.zero_part(folio, part),
+        }
+    }
+
+    /// Zeroes `part` of a folio that stays, and makes the blocks inside clean.
+    fn zero_part(&self, mut folio: LockedFolio, part: Range<usize>) {
+        if part.is_empty() {
+            return;
+        }
         if let Some(owner) = self.owner() {
             owner.invalidate_folio(&mut folio, part.clone());
         }

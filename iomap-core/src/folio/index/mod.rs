@@ -355,6 +355,14 @@ impl<S: NodeSource> IndexGuard<'_, S> {
         }
     }
 
+    /// Whether the folio of `order` at `index` has the mark.
+    pub(crate) fn has_mark(&self, index: u64, order: u32, mark: Mark) -> bool {
+        self.path(index, order).is_some_and(|path| {
+            let (id, bits) = path.steps[path.len - 1];
+            self.node(id).mark(mark) & bits != 0
+        })
+    }
+
     /// Which marks some folio has: [`Mark::bit`]s.
     pub(crate) fn marks(&self) -> u32 {
         let (_, Entry::Node(root)) = self.root() else {

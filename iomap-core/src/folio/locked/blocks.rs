@@ -51,7 +51,7 @@ impl LockedFolio {
         blocks.start << bits..blocks.end << bits
     }
 
-    fn blocks(&self) -> Option<&Blocks> {
+    pub(in crate::folio) fn blocks(&self) -> Option<&Blocks> {
         self.owned.state()?.blocks.as_ref()
     }
 
@@ -73,7 +73,7 @@ impl LockedFolio {
     }
 
     /// Brings the flags in step with the bitmaps, and drops bitmaps that say nothing more.
-    fn settle(&mut self) {
+    pub(in crate::folio) fn settle(&mut self) {
         let header = &self.meta().header;
         let Some(state) = self.owned.state_mut() else {
             return;

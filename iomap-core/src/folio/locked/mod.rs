@@ -81,6 +81,10 @@ impl LockedFolio {
         self.owned
     }
 
+    pub(super) fn owned_mut(&mut self) -> &mut Owned {
+        &mut self.owned
+    }
+
     // ---- bytes
 
     /// Copies `src` into the folio at `offset`.

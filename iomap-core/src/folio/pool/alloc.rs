@@ -48,7 +48,14 @@ impl Pool {
             return None;
         }
         let pfn = arena.buddy.alloc(order)?;
-        let id = match arena.folios.head {
+        let id = self.take_id(&mut arena);
+        self.publish_free(&arena);
+        drop(arena);
+        self.bear(id, pfn, order)
+    }
+
+    fn take_id(&self, arena: &mut Arena) -> u32 {
+        match arena.folios.head {
             0 => {
                 arena.folios.unused += 1;
                 arena.folios.unused - 1
@@ -57,15 +64,24 @@ impl Pool {
                 arena.folios.head = self.folio(id).next.load(Ordering::Relaxed);
                 id
             }
-        };
-        self.publish_free(&arena);
-        drop(arena);
+        }
+    }
+
+    /// Brings folio `id` to life, locked, with one reference.
+    fn bear(&'static self, id: u32, pfn: u32, order: u32) -> Option<LockedFolio> {
         self.users.fetch_add(1, Ordering::Relaxed);
         let meta = self.folio(id);
         meta.describe(pfn, order);
         meta.header.revive(1);
         let owned = Owned::try_claim(FolioRef::from_counted(self, id)).ok()?;
         Some(LockedFolio::new(owned, None))
+    }
+
+    /// A second folio over pages that a folio has just given up, see
+    /// [`split`](crate::folio::split).
+    pub(in crate::folio) fn bear_half(&'static self, pfn: u32, order: u32) -> Option<LockedFolio> {
+        let id = self.take_id(&mut self.arena.lock());
+        self.bear(id, pfn, order)
     }
 
     fn publish_free(&self, arena: &Arena) {

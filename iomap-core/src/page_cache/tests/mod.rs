@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod memory;
+mod split;
 mod state;
 
 use std::sync::Arc;
@@ -158,7 +159,8 @@ fn truncating_a_part_zeroes_and_cleans_the_blocks_inside() {
     folio.copy_in(0, &[7; 16384]);
     folio.set_uptodate();
     folio.set_dirty();
-    drop(folio);
+    // Another reference keeps it from being split.
+    let _kept = folio.unlock_keep();
     cache.truncate(FileRange::at(FilePos::new(5000).unwrap(), 8000).unwrap());
     let folio = cache.find_lock(page(0), false).unwrap().unwrap();
     let dirty: Vec<_> = folio.dirty_ranges(usize::MAX).collect();
