@@ -25,6 +25,50 @@
 //! ```
 //!
 //! Lookups take no lock. The index lock is a leaf for everybody outside this module.
+//!
+//! # Interaction matrix
+//!
+//! What serialises two operations on the same page. `inode` and `inval` are locks of the inode,
+//! taken by the operations (`S` shared, `X` exclusive); `folio` is the folio lock; `wb` the
+//! writeback bit; `refs` the reference count; `index` the index lock and the look after it; `count`
+//! the count of direct I/O in flight with a fence on both sides; `-` means that both may run, and
+//! the note says why that is right. The matrix is symmetric.
+//!
+//! | | read | write | direct read | direct write | truncate | writeback | reclaim | write fault |
+//! |---|---|---|---|---|---|---|---|---|
+//! | read | - ¹ | - ² | - | folio ³ | folio + inval ⁴ | - | refs | - ² |
+//! | write | | inode X | inode X/S | inode X/S | inode X | folio ⁵ | folio | folio |
+//! | direct read | | | - | - ⁶ | inode S/X | count ⁷ | - | count ⁷ |
+//! | direct write | | | | - ⁶ | inode S/X, count ⁸ | count ⁷ | folio | count ⁷ |
+//! | truncate | | | | | inode X | folio + wb ⁹ | folio | inval X/S |
+//! | writeback | | | | | | wb ¹⁰ | folio + wb | folio ⁵ |
+//! | reclaim | | | | | | | folio | folio |
+//! | write fault | | | | | | | | folio |
+//!
+//! 1. A page that is missing is created by one of them (`index`); the other waits for its lock, and
+//!    drives the device while the fill is in flight.
+//! 2. A reader copies with a reference only: it may see parts of a write, never bytes that were not
+//!    up to date, because `UPTODATE` is set with release after the bytes.
+//! 3. Invalidation removes the folio before the blocks change and after: a reader in between keeps
+//!    an old folio for one copy, or fills a new one that the second invalidation removes.
+//! 4. A filler holds the invalidate lock shared, so nothing is filled while a range is removed. A
+//!    reader that has its reference already finishes with the old bytes or zeroes.
+//! 5. Writeback takes the dirty flag and its ranges under the lock; a write after that dirties the
+//!    folio again, under `wb`, and the mark stays or comes back. Owners of stable bytes wait for
+//!    `wb` in the getter (rule B74).
+//! 6. Overlapping direct I/O is the caller's: devices tear, the cache is not involved.
+//! 7. Rules O1 to O4. Direct I/O raises its count, passes a fence, then asks for marks and pages;
+//!    writeback and write faults make the folio locked and marked, pass a fence, then read the
+//!    count. One sees the other. Between the dirty flag and the writeback flag the `Dirty` mark
+//!    stays, so a folio on its way to storage is never unmarked.
+//! 8. Truncate waits for the count with the inode lock held exclusively, before it comes here
+//!    (rule O6).
+//! 9. Truncate waits for `wb` with the folio locked: no new writeback starts, the folio then goes.
+//! 10. A second writeback waits for `wb` with the folio locked, or skips the folio.
+//!
+//! Reclaim tries locks and never waits; it freezes the references, so a folio somebody is about to
+//! lock stays. Whoever locks a folio asks afterwards whether it is still here ([`PageCache::lock`]):
+//! that is what makes truncate and invalidation safe against everybody who only has a reference.
 
 pub mod errseq;
 pub mod lookup;
