@@ -126,7 +126,7 @@ impl<B: FolioOps + ?Sized, S: UserSource> Write<'_, B, S> {
                 // The memory went away between faulting in and copying: try with less, down to
                 // the one byte that is certain to make progress (rule B35).
                 inode.counters().count(Event::short_copies);
-                chunk_max = (chunk_max / 2).min(readable.div_ceil(2)).max(1);
+                chunk_max = readable.div_ceil(2);
                 continue;
             }
             // Accepted bytes are never taken back (rule B36).

@@ -232,19 +232,38 @@ fn an_unreadable_first_byte_is_an_error_and_gives_the_reservation_back() {
 }
 
 #[test]
-fn a_write_cut_short_keeps_the_reservations_under_its_bytes_and_no_others() {
-    // Rules B29, B30, B33: block 1 was dirtied before, block 0 is written now, 2 to 7 are not.
+fn a_write_cut_short_keeps_the_reservations_under_dirty_bytes_and_no_others() {
+    // Rules B29, B30, B33: blocks 0 and 1 are written; block 5 is dirtied meanwhile, as by a store
+    // through a memory mapping; the rest of the reservation goes.
     let file = volume(12, Mode::Lazy).file::<false>(None);
-    file.write(PAGE, &[5; 4_096]).unwrap();
+    file.write(8 * PAGE, &[5; 4_096]).unwrap();
     let bytes = pattern(8 * PAGE);
     let mut source = Awkward::new(&bytes);
     source.readable = PAGE as usize + 10;
+    source.copies = Box::new(|len| len.min(PAGE as usize));
+    let storing = Arc::clone(&file);
+    source.before = Box::new(move || {
+        let cache = storing.inode().cache();
+        let get = GetFolio::default();
+        let mut folio = cache.get_or_create(PageIndex::new(5), get).unwrap();
+        let at = (5 * PAGE - folio.range().start().bytes()) as usize;
+        folio.copy_in(at, &[9; PAGE as usize]);
+        folio.set_range_uptodate(at..at + PAGE as usize);
+        folio.set_range_dirty(at..at + PAGE as usize);
+    });
     assert_eq!(write_awkward(&file, 0, &mut source), Ok(PAGE + 10));
-    let kept: Vec<_> = (0..8).map(|n| file.block(n).is_some()).collect();
-    assert_eq!(kept, [true, true, false, false, false, false, false, false]);
+    let kept: Vec<_> = (0..9).map(|n| file.block(n).is_some()).collect();
+    assert_eq!(
+        kept,
+        [true, true, false, false, false, true, false, false, true]
+    );
     sync(&file);
     assert_eq!(read(&file, 0, PAGE + 10), bytes[..PAGE as usize + 10]);
-    assert_eq!(read(&file, PAGE + 10, 4_086), [5; 4_086]);
+    assert_eq!(
+        read(&file, 5 * PAGE, PAGE),
+        [9; PAGE as usize],
+        "the store is not lost"
+    );
 }
 
 #[test]
