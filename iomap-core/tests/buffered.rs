@@ -345,6 +345,39 @@ fn zeroing_reaches_dirty_bytes_over_unwritten_blocks_and_skips_the_rest() {
 
 #[test]
 fn zeroing_looks_again_when_its_mapping_was_overtaken_by_writeback() {
+    // The mapping says unwritten; before the cache is looked at, the dirty page is written back,
+    // converted and dropped: nothing is left to see but the generation.
+    let file = volume(12, Mode::Lazy).file::<false>(None);
+    file.write(0, &[0; 8 * PAGE as usize]).unwrap();
+    sync(&file);
+    {
+        let _lock = file.inode().lock_exclusive();
+        file.inode().cache().truncate(FileRange::ALL);
+    }
+    for n in 0..8 {
+        file.set_block(n, Block::Unwritten(300 + n));
+    }
+    file.write(5 * PAGE, &[6; 4_096]).unwrap();
+    let racing = Arc::clone(&file);
+    *file.on_begin.lock() = Some(Box::new(move || {
+        let other = Arc::clone(&racing);
+        let flusher = std::thread::spawn(move || {
+            fsync::fsync(&*other, FileRange::ALL, true).unwrap();
+        });
+        flusher.join().unwrap();
+        racing.inode().cache().drop_clean(FileRange::ALL);
+        assert_eq!(racing.inode().cache().nr_pages(), 0);
+    }));
+    {
+        let _lock = file.inode().lock_exclusive();
+        zero::zero_range(&*file, range(0, 8 * PAGE)).unwrap();
+    }
+    assert_eq!(read(&file, 5 * PAGE, PAGE), [0; PAGE as usize]);
+    file.check_balance();
+}
+
+#[test]
+fn zeroing_written_blocks_goes_through_the_cache_and_keeps_what_is_outside() {
     let file = volume(12, Mode::Lazy).file::<false>(None);
     file.write(0, &[6; 4 * PAGE as usize]).unwrap();
     make_cold(&file);

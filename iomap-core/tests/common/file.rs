@@ -77,6 +77,7 @@ impl Volume {
             transaction: Mutex::new(Rank::TransactionInFolio, ()),
             log: Mutex::new(Rank::Wait, Log::default()),
             on_map: Mutex::new(Rank::Wait, None),
+            on_begin: Mutex::new(Rank::Wait, None),
             unwritten: AtomicBool::new(true),
             boundary: AtomicU64::new(0),
         });
@@ -148,6 +149,8 @@ pub(crate) struct TestFile<const A: bool> {
     transaction: Mutex<()>,
     log: Mutex<Log>,
     pub(crate) on_map: Mutex<Option<OnMap>>,
+    /// A function a test has called at the end of `begin`, with no lock of the backend held.
+    pub(crate) on_begin: Mutex<Option<Box<dyn FnMut() + Send>>>,
     /// Whether writeback allocates unwritten blocks.
     pub(crate) unwritten: AtomicBool,
     /// The block no mapping crosses and no I/O may be merged across; 0 for none.
@@ -357,7 +360,7 @@ impl<const A: bool> MapOps for TestFile<A> {
 
     fn begin(&self, req: &MapRequest) -> Result<Mapped<()>, MapError> {
         self.log.lock().begun += 1;
-        let _transaction = if req.intent.is_write() {
+        let transaction = if req.intent.is_write() {
             self.open_transaction()
         } else {
             None
@@ -379,6 +382,12 @@ impl<const A: bool> MapOps for TestFile<A> {
         }
         let mut iomap = self.lookup(&state, req.range);
         iomap.flags.set(FsFlags::NEW, reserved);
+        drop(state);
+        drop(transaction);
+        let on_begin = self.on_begin.lock().take();
+        if let Some(mut on_begin) = on_begin {
+            on_begin();
+        }
         Ok(Mapped::new(iomap, ()))
     }
 
