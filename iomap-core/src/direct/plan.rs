@@ -265,3 +265,6 @@ impl Transfer {
         }
     }
 }
+
+#[cfg(all(test, not(any(iomap_shuttle, iomap_loom))))]
+mod tests;
