@@ -55,6 +55,10 @@ fn zero_mapping<B: FolioOps + ?Sized>(
     step: &mut Step<'_>,
     zeroed: &mut bool,
 ) -> Result<Flow> {
+    tracing::trace!(
+        target: "iomap::zero", ino = backend.inode().ino(), range = %step.rest(),
+        kind = ?step.iomap().kind, "zero_iter"
+    );
     match (&step.iomap().kind, &step.source().kind) {
         (MapKind::Hole, MapKind::Hole) => {
             step.advance(step.rest().len())?;

@@ -171,6 +171,7 @@ impl PageCache {
         if !may_go(owner.as_deref(), &mut folio) || folio.is_dirty() {
             return false;
         }
+        tracing::trace!(target: "iomap::page_cache", key = self.key, folio = %folio.range(), "release_folio");
         self.remove(&folio);
         drop(folio);
         true

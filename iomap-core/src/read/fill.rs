@@ -118,6 +118,10 @@ pub(super) fn bring_in<B: MapOps + ?Sized>(
         }
     }
     let pages = folios.iter().map(|folio| folio.pages()).sum();
+    tracing::trace!(
+        target: "iomap::read", ino = inode.ino(), start = %window.start, pages, order = window.order,
+        "readahead"
+    );
     for folio in &mut folios {
         if dontcache {
             folio.set_dropbehind();
@@ -156,6 +160,9 @@ fn create(
 
 /// Starts reading the missing blocks of one locked folio. The lock goes with the read.
 pub(super) fn read_locked<B: MapOps + ?Sized>(backend: &B, folio: LockedFolio) -> Result<Filling> {
+    tracing::trace!(
+        target: "iomap::read", ino = backend.inode().ino(), folio = %folio.range(), "read_folio"
+    );
     let filling = Filling::new();
     start_reading(backend, vec![folio], MapFlags::empty(), &filling)?;
     filling.end_one();
