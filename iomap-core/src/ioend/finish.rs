@@ -86,6 +86,12 @@ fn finish<B: WritebackOps + ?Sized>(backend: &B, mut ioend: Ioend) {
     // The inode outlives the end of its writeback: whoever holds `backend` keeps it.
     let _keep = ioend.keep.take();
     ioend.end_folios();
+    // A thread that waits for one of the folios may be inside the device's wait, which asks again
+    // after completions: this was none.
+    let device = backend.inode().device();
+    if device.in_flight() > 0 {
+        device.wake();
+    }
 }
 
 /// Makes the bytes findable. Not called for a failed write (rule B45).

@@ -96,8 +96,11 @@ impl PageCache {
     /// index, or a lock further in.
     #[must_use]
     pub fn lock(&self, folio: &FolioRef) -> Option<LockedFolio> {
+        self.lock_owned(folio.clone())
+    }
+
+    fn lock_owned(&self, mut folio: FolioRef) -> Option<LockedFolio> {
         let mut held = rank::acquire(Rank::Folio, folio.index().get());
-        let mut folio = folio.clone();
         loop {
             match LockedFolio::try_lock_held(folio, held) {
                 Ok(locked) => return self.still_here(locked),
@@ -125,23 +128,21 @@ impl PageCache {
     /// [`FsError::WouldBlock`] if `nowait` and the lock is taken.
     pub fn find_lock(&self, index: PageIndex, nowait: bool) -> Result<Option<LockedFolio>> {
         while let Some(folio) = self.find(index) {
-            if let Some(locked) = self.lock_unless(&folio, nowait)? {
-                return Ok(Some(locked));
+            // `None`: it has left. The next look finds another, or none.
+            let locked = if nowait {
+                match LockedFolio::try_lock(folio) {
+                    Ok(locked) => self.still_here(locked),
+                    Err(folio) if folio.is_mapped_in(self) => return Err(FsError::WouldBlock),
+                    Err(_) => None,
+                }
+            } else {
+                self.lock_owned(folio)
+            };
+            if locked.is_some() {
+                return Ok(locked);
             }
         }
         Ok(None)
-    }
-
-    /// Locks; `None` if the folio has left.
-    fn lock_unless(&self, folio: &FolioRef, nowait: bool) -> Result<Option<LockedFolio>> {
-        if !nowait {
-            return Ok(self.lock(folio));
-        }
-        match self.try_lock(folio) {
-            Some(locked) => Ok(Some(locked)),
-            None if folio.is_mapped_in(self) => Err(FsError::WouldBlock),
-            None => Ok(None),
-        }
     }
 
     /// The folio that holds page `index`, locked; a new one if there is none. A new folio is not up
