@@ -97,15 +97,19 @@ impl Meta {
     ///
     /// What the device says; then nothing may be taken for durable, and a later call tries again.
     pub fn commit(&self) -> Result<Durable> {
-        let newest = {
-            let state = self.state.read();
-            if state.changed {
-                state.generation
-            } else {
-                state.generation - 1
-            }
-        };
-        self.commit_through(newest)
+        self.commit_through(self.newest_generation())
+    }
+
+    /// The newest generation with a change in it: everything done so far is durable when
+    /// [`Meta::commit_through`] has it.
+    #[must_use]
+    pub fn newest_generation(&self) -> u64 {
+        let state = self.state.read();
+        if state.changed {
+            state.generation
+        } else {
+            state.generation - 1
+        }
     }
 
     /// Makes `generation` ([`Txn::generation`](super::Txn::generation)) and those before it durable.

@@ -1,0 +1,172 @@
+//! Attributes of a regular file that the tree does not have yet.
+//!
+//! Owns the times a write sets, and the record of inline data that changed: both are kept in memory
+//! so that a write into the cache needs no transaction, and go into the tree with a sync, a commit
+//! of everything, or when the inode leaves memory. Everything else about an inode is in the tree.
+//!
+//! Reading does not change the access time (as with `noatime`).
+
+use iomap_core::error::Result;
+use iomap_core::iomap::InlineBuffer;
+
+use super::inode::TestInode;
+use crate::format::item::{Body, Inode, Time};
+use crate::meta::Purpose;
+
+/// Set-user-id and set-group-id, and the bit that makes the latter one.
+const S_ISUID: u32 = 0o4000;
+const S_ISGID: u32 = 0o2000;
+const S_IXGRP: u32 = 0o010;
+
+/// What the tree does not have yet.
+#[derive(Debug)]
+pub(super) struct Pending {
+    /// A write set the time.
+    pub(super) modified: Option<Time>,
+    /// The inline data, or the size of a file with inline data, changed.
+    pub(super) inline: bool,
+    /// A write has set-id bits to drop.
+    pub(super) has_set_id: bool,
+    /// The generation of the tree that has the newest extents and the newest size.
+    generation: u64,
+}
+
+impl Pending {
+    /// Nothing pending for `item`, which is durable when `generation` is.
+    pub(super) const fn new(item: &Inode, generation: u64) -> Self {
+        Self {
+            modified: None,
+            inline: false,
+            has_set_id: has_set_id(item.mode),
+            generation,
+        }
+    }
+
+    /// Notes that extents or size changed in this generation.
+    pub(super) fn note(&mut self, generation: u64) {
+        self.generation = self.generation.max(generation);
+    }
+
+    /// The generation that has the newest extents and size.
+    pub(super) const fn generation(&self) -> u64 {
+        self.generation
+    }
+}
+
+/// Whether a write by somebody without privileges drops bits of this mode.
+pub(super) const fn has_set_id(mode: u32) -> bool {
+    mode & S_ISUID != 0 || mode & (S_ISGID | S_IXGRP) == S_ISGID | S_IXGRP
+}
+
+/// The mode without the bits a write drops.
+pub(super) const fn without_set_id(mode: u32) -> u32 {
+    let group = if mode & S_IXGRP != 0 { S_ISGID } else { 0 };
+    mode & !(S_ISUID | group)
+}
+
+impl TestInode {
+    /// Notes that the content changes now. Set-id bits are dropped in the tree, at once.
+    pub(super) fn touch(&self) -> Result<()> {
+        self.volume.check_writable()?;
+        let mut pending = self.pending.lock();
+        pending.modified = Some(Time::now());
+        if !std::mem::take(&mut pending.has_set_id) {
+            return Ok(());
+        }
+        drop(pending);
+        self.volume.update(Purpose::Must, |txn| {
+            txn.update_inode(self.ino, |inode| {
+                inode.mode = without_set_id(inode.mode);
+                Ok(())
+            })
+        })?;
+        Ok(())
+    }
+
+    /// What a look at the attributes adds to what the tree says.
+    pub(super) fn overlay(&self, inode: &mut Inode) {
+        if let Some(time) = self.pending.lock().modified {
+            (inode.mtime, inode.ctime) = (time, time);
+        }
+        inode.size = self.core.size().bytes();
+        let promised = {
+            let map = self.mapping.read();
+            if map.inline { 0 } else { map.promised_blocks() }
+        };
+        inode.blocks = inode.blocks.saturating_add(promised);
+    }
+
+    /// Whether the tree has everything.
+    pub(super) fn has_no_pending(&self) -> bool {
+        let pending = self.pending.lock();
+        pending.modified.is_none() && !pending.inline
+    }
+
+    /// Brings the tree up to date. Holds no lock that a transaction may not be opened under.
+    pub(super) fn flush_attributes(&self) -> Result<()> {
+        let (modified, inline) = {
+            let mut pending = self.pending.lock();
+            (
+                pending.modified.take(),
+                std::mem::take(&mut pending.inline),
+            )
+        };
+        if modified.is_none() && !inline {
+            return Ok(());
+        }
+        let result = self.write_attributes(modified, inline);
+        if result.is_err() {
+            let mut pending = self.pending.lock();
+            pending.inline |= inline;
+            pending.modified = pending.modified.or(modified);
+        }
+        result
+    }
+
+    fn write_attributes(&self, modified: Option<Time>, inline: bool) -> Result<()> {
+        if inline {
+            // The node it was kept for is taken now.
+            let room = self.mapping.write().take_inline_room();
+            drop(room);
+        }
+        let (generation, inline_size) = self.volume.update(Purpose::Must, |txn| {
+            let mut inline_size = None;
+            txn.update_inode(self.ino, |item| {
+                if let Some(time) = modified {
+                    (item.mtime, item.ctime) = (time, time);
+                }
+                // The file may have left its inode meanwhile.
+                if let Body::Inline(data) = &mut item.body
+                    && inline
+                {
+                    let size = self.core.size().bytes().min(self.inline.capacity() as u64);
+                    // At most a few KiB: fits.
+                    *data = self.inline.prefix(size as usize);
+                    item.size = size;
+                    inline_size = Some(size);
+                }
+                Ok(())
+            })?;
+            Ok((txn.generation(), inline_size))
+        })?;
+        if let Some(size) = inline_size {
+            self.set_disk_size(size);
+            self.pending.lock().note(generation);
+        }
+        Ok(())
+    }
+
+    /// Makes durable what is needed to read the data (`data_only`), or everything.
+    pub(super) fn sync_attributes(&self, data_only: bool) -> Result<()> {
+        let inline = self.pending.lock().inline;
+        if !data_only || inline {
+            self.flush_attributes()?;
+        }
+        let generation = if data_only {
+            self.pending.lock().generation()
+        } else {
+            self.volume.meta().newest_generation()
+        };
+        self.volume.make_durable(generation)
+    }
+}

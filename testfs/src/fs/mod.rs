@@ -1,0 +1,208 @@
+//! testfs as a mounted file system: the glue between its metadata and the framework.
+//!
+//! Read it as the example of a backend. What a file system supplies is small:
+//!
+//! | To see | open |
+//! |---|---|
+//! | where a range of a file lives | [`map`] |
+//! | where dirty bytes go, and what makes them findable | [`writeback`] |
+//! | the same for direct I/O | [`direct`] |
+//! | promises and copies that only memory knows | [`mapping`] |
+//! | changing the size | [`resize`] |
+//! | punching, allocating, shifting | [`fallocate`] |
+//! | sharing | [`reflink`] |
+//! | names | [`namespace`] |
+//!
+//! Owns mounting and unmounting. Everything on the device is [`meta`](crate::meta)'s; everything in
+//! the page cache is the framework's.
+//!
+//! # Locking
+//!
+//! Order B: transactions open inside the folio lock.
+//!
+//! ```text
+//! Inode -> Invalidate -> Folio -> transaction (Meta) -> Mapping -> space -> commit -> table
+//! ```
+
+mod attr;
+mod direct;
+mod fallocate;
+mod inline;
+mod inode;
+mod map;
+mod mapping;
+mod namespace;
+mod open;
+mod reflink;
+mod resize;
+mod runs;
+mod table;
+mod volume;
+mod writeback;
+mod xattr;
+
+use std::fmt;
+use std::sync::Arc;
+
+use iomap_core::device::BlockDevice;
+use iomap_core::error::{Corrupt, Result};
+use iomap_core::flusher::{Flusher, FlusherConfig};
+use iomap_core::folio::{Pool, PoolConfig, PoolHandle};
+use iomap_core::units::BlockBits;
+
+pub use self::inode::TestInode;
+pub use crate::meta::{MkfsOptions, OpenError as MountError};
+
+use self::table::InodeTable;
+use self::volume::Volume;
+use crate::meta::{Meta, OpenOptions};
+
+/// How to mount.
+#[derive(Clone, Debug)]
+pub struct MountOptions {
+    /// Bytes of the page cache.
+    pub cache_bytes: u64,
+    /// Use this memory instead of a pool of its own.
+    pub pool: Option<PoolHandle>,
+    /// Refuse changes.
+    pub read_only: bool,
+    /// When dirty data is written.
+    pub flusher: FlusherConfig,
+    /// Files that nobody uses to keep in memory.
+    pub idle_inodes: usize,
+    /// Clean nodes of the metadata tree to keep in memory.
+    pub cached_nodes: usize,
+}
+
+impl Default for MountOptions {
+    /// 64 MiB of page cache, read-write.
+    fn default() -> Self {
+        let meta = OpenOptions::default();
+        Self {
+            cache_bytes: 64 << 20,
+            pool: None,
+            read_only: meta.read_only,
+            flusher: FlusherConfig::default(),
+            idle_inodes: 4096,
+            cached_nodes: meta.cached_nodes,
+        }
+    }
+}
+
+/// A mounted testfs. Dropping it without [`TestFs::unmount`] is a crash: what was not synced is
+/// lost, and nothing else.
+pub struct TestFs {
+    table: Arc<InodeTable>,
+}
+
+impl TestFs {
+    /// Makes a file system on `device`. Everything that was there is lost.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` for options the format does not have; what the device says.
+    pub fn mkfs(device: Arc<dyn BlockDevice>, options: &MkfsOptions) -> Result<()> {
+        Meta::mkfs(device, options).map(|_| ())
+    }
+
+    /// Mounts the file system on `device`.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot be mounted.
+    pub fn mount(
+        device: Arc<dyn BlockDevice>,
+        options: MountOptions,
+    ) -> Result<Arc<Self>, MountError> {
+        let meta = Meta::open(
+            Arc::clone(&device),
+            OpenOptions {
+                read_only: options.read_only,
+                cached_nodes: options.cached_nodes,
+            },
+        )?;
+        let bits = BlockBits::new(meta.geometry().bits())
+            .ok_or_else(|| Corrupt::new("superblock: block size out of range"))?;
+        let pool = match options.pool {
+            Some(pool) => pool,
+            None => Pool::new(PoolConfig::with_budget(options.cache_bytes))?,
+        };
+        let flusher = Flusher::new(&pool, options.flusher);
+        let volume = Arc::new(Volume::new(meta, device, pool, flusher, bits));
+        Ok(Arc::new(Self {
+            table: InodeTable::new(volume, options.idle_inodes),
+        }))
+    }
+
+    /// Writes everything, makes it durable, and refuses changes from here on. Files that are still
+    /// open can be read; those without a name are deleted by the next mount.
+    ///
+    /// # Errors
+    ///
+    /// The first failure; the rest is written all the same.
+    pub fn unmount(&self) -> Result<()> {
+        let written = self.sync_all();
+        self.table.clear();
+        let volume = self.volume();
+        let durable = volume.make_durable(volume.meta().newest_generation());
+        volume.close();
+        written.and(durable)
+    }
+
+    /// The memory of the page cache.
+    #[must_use]
+    pub fn pool(&self) -> &PoolHandle {
+        &self.volume().pool
+    }
+
+    /// The metadata, for looking at.
+    #[must_use]
+    pub fn meta(&self) -> &Meta {
+        self.volume().meta()
+    }
+
+    /// Who writes in the background.
+    #[must_use]
+    pub fn flusher(&self) -> &Arc<Flusher> {
+        &self.volume().flusher
+    }
+
+    /// Regular files in memory.
+    #[must_use]
+    pub fn inodes_in_memory(&self) -> usize {
+        self.table.len()
+    }
+
+    fn volume(&self) -> &Volume {
+        &self.table.volume
+    }
+
+    /// Writes everything and makes it durable.
+    fn sync_all(&self) -> Result<()> {
+        use iomap_core::fsync::{SyncRange, sync_file_range};
+        use iomap_core::units::FileRange;
+        let inodes = self.table.all();
+        let mut result = Ok(());
+        // All of it on its way before anything is waited for.
+        for steps in [SyncRange::WRITE, SyncRange::WAIT_AFTER] {
+            for inode in &inodes {
+                let written = sync_file_range(&**inode, FileRange::ALL, steps);
+                result = result.and(written);
+            }
+        }
+        for inode in &inodes {
+            result = result.and(inode.flush_attributes());
+        }
+        let volume = self.volume();
+        result.and(volume.make_durable(volume.meta().newest_generation()))
+    }
+}
+
+impl fmt::Debug for TestFs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TestFs")
+            .field("volume", &self.volume())
+            .field("inodes", &self.table.len())
+            .finish_non_exhaustive()
+    }
+}

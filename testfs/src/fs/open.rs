@@ -1,0 +1,90 @@
+//! Open files and links to files: the part of the interface with bytes.
+//!
+//! Owns [`OpenHandle`], a thin wrapper of the framework's [`File`], which routes reads and writes.
+
+use std::any::Any;
+
+use iomap_core::error::{Errno, Result, SeekError};
+use iomap_core::fiemap::Extent;
+use iomap_core::file::File;
+use iomap_core::seek::Whence;
+use iomap_core::units::{FilePos, FileRange};
+use iomap_core::vfs::{Fallocate, Ino, IoFlags, OpenFile, OpenFlags};
+
+use super::inode::TestInode;
+use super::reflink::other_mount;
+use super::table::InodeRef;
+
+/// An open file of a testfs.
+pub(super) struct OpenHandle {
+    file: File<TestInode>,
+    /// Keeps the inode, also without a name. Last: dropping it may delete the file.
+    used: InodeRef,
+}
+
+impl OpenHandle {
+    pub(super) fn new(used: InodeRef, flags: OpenFlags) -> Self {
+        Self {
+            file: File::new(used.inode().clone(), flags),
+            used,
+        }
+    }
+
+    fn check_writable(&self) -> Result<()> {
+        if self.file.flags().contains(OpenFlags::WRITE) {
+            return Ok(());
+        }
+        Err(Errno::BADF.into())
+    }
+}
+
+impl OpenFile for OpenHandle {
+    fn ino(&self) -> Ino {
+        Ino(self.used.ino.get())
+    }
+
+    fn read_at(&self, pos: FilePos, to: &mut [u8], flags: IoFlags) -> Result<usize> {
+        self.file.read_at(pos, to, flags)
+    }
+
+    fn write_at(&self, pos: FilePos, from: &[u8], flags: IoFlags) -> Result<usize> {
+        self.file.write_at(pos, from, flags)
+    }
+
+    fn fsync(&self, data_only: bool) -> Result<()> {
+        self.file.fsync(data_only)
+    }
+
+    fn sync_range(&self, range: FileRange, wait: bool) -> Result<()> {
+        self.file.sync_range(range, wait)
+    }
+
+    fn fallocate(&self, mode: Fallocate, range: FileRange) -> Result<()> {
+        self.check_writable()?;
+        self.used.fallocate(mode, range)
+    }
+
+    fn seek(&self, pos: FilePos, whence: Whence) -> Result<FilePos, SeekError> {
+        self.file.seek(pos, whence)
+    }
+
+    fn fiemap(&self, range: FileRange, sync: bool) -> Result<Vec<Extent>> {
+        self.file.fiemap(range, sync)
+    }
+
+    fn clone_range(&self, range: FileRange, to: &dyn OpenFile, at: FilePos) -> Result<()> {
+        let to = to.as_any().downcast_ref::<Self>().ok_or_else(other_mount)?;
+        if !self.used.same_mount(&to.used) {
+            return Err(other_mount());
+        }
+        if !self.file.flags().contains(OpenFlags::READ) {
+            return Err(Errno::BADF.into());
+        }
+        to.check_writable()?;
+        self.used.clone_to(range, &to.used, at)
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}

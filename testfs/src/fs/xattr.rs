@@ -1,0 +1,71 @@
+//! Extended attributes: which names a file system keeps.
+//!
+//! Owns the rule of the namespaces. Storing them is [`meta::xattr`](crate::meta::xattr)'s.
+
+use iomap_core::error::{Errno, FsError, Result};
+use iomap_core::vfs::XattrMode;
+
+use super::TestFs;
+use crate::format::Ino;
+use crate::format::item::{FileType, Inode, Time};
+use crate::meta::Purpose;
+use crate::meta::xattr::SetMode;
+
+/// The namespaces that are kept as they are.
+const NAMESPACES: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
+
+/// Whether an attribute of this name may exist on such an inode.
+fn check_name(inode: &Inode, name: &[u8]) -> Result<()> {
+    let known = NAMESPACES
+        .iter()
+        .any(|prefix| name.len() > prefix.len() && name.starts_with(prefix));
+    if !known {
+        return Err(FsError::Unsupported("namespace of the extended attribute"));
+    }
+    let keeps_user = matches!(inode.file_type(), FileType::Regular | FileType::Directory);
+    if name.starts_with(b"user.") && !keeps_user {
+        return Err(Errno::PERM.into());
+    }
+    Ok(())
+}
+
+impl TestFs {
+    pub(super) fn xattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
+        self.meta().read(|view| {
+            check_name(&view.inode(ino)?, name)?;
+            view.xattr(ino, name)?.ok_or(Errno::NODATA.into())
+        })
+    }
+
+    pub(super) fn set_xattr(
+        &self,
+        ino: Ino,
+        name: &[u8],
+        value: &[u8],
+        mode: XattrMode,
+    ) -> Result<()> {
+        let mode = match mode {
+            XattrMode::Any => SetMode::Any,
+            XattrMode::Create => SetMode::Create,
+            XattrMode::Replace => SetMode::Replace,
+        };
+        self.volume().update(Purpose::Normal, |txn| {
+            check_name(&txn.view().inode(ino)?, name)?;
+            txn.set_xattr(ino, name, value, mode, Time::now())
+        })
+    }
+
+    pub(super) fn xattr_names(&self, ino: Ino) -> Result<Vec<Vec<u8>>> {
+        self.meta().read(|view| {
+            view.inode(ino)?;
+            view.xattr_names(ino)
+        })
+    }
+
+    pub(super) fn remove_xattr(&self, ino: Ino, name: &[u8]) -> Result<()> {
+        self.volume().update(Purpose::Must, |txn| {
+            check_name(&txn.view().inode(ino)?, name)?;
+            txn.remove_xattr(ino, name, Time::now())
+        })
+    }
+}
