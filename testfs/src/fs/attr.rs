@@ -106,10 +106,7 @@ impl TestInode {
     pub(super) fn flush_attributes(&self) -> Result<()> {
         let (modified, inline) = {
             let mut pending = self.pending.lock();
-            (
-                pending.modified.take(),
-                std::mem::take(&mut pending.inline),
-            )
+            (pending.modified.take(), std::mem::take(&mut pending.inline))
         };
         if modified.is_none() && !inline {
             return Ok(());

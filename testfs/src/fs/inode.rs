@@ -66,10 +66,7 @@ impl TestInode {
             Body::Inline(data) => (true, data.clone()),
             Body::Extents => (false, Vec::new()),
         };
-        let mapping = Mapping {
-            inline: is_inline,
-            ..Mapping::default()
-        };
+        let mapping = Mapping::new(is_inline);
         let capacity = volume.meta().geometry().inline_max();
         let pending = Pending::new(item, volume.meta().newest_generation());
         Arc::new(Self {
@@ -175,11 +172,6 @@ impl TestInode {
             FileBlock::new(range.start().bytes() >> bits),
             FileBlock::new(end),
         )
-    }
-
-    /// The blocks wholly inside `range`.
-    pub(super) fn blocks_in(&self, range: FileRange) -> BlockRange {
-        self.blocks_of(range.round_in(self.volume.bits))
     }
 
     /// The bytes of `blocks`.

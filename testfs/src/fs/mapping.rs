@@ -66,6 +66,14 @@ pub(super) enum Place {
 }
 
 impl Mapping {
+    /// Nothing promised, nothing looked up.
+    pub(super) fn new(inline: bool) -> Self {
+        Self {
+            inline,
+            ..Self::default()
+        }
+    }
+
     /// What is at `block`; `extent` is the tree's answer, and contains it.
     pub(super) fn place(&self, extent: Extent, block: FileBlock) -> Place {
         let range = BlockRange::between(block, extent.range.end());
@@ -171,7 +179,8 @@ impl Mapping {
             let run = BlockRange::at(start, grant.run().len);
             let part = run.intersect(range);
             if part.start() > start {
-                self.grants.insert(start, grant.split(part.start().since(start)));
+                self.grants
+                    .insert(start, grant.split(part.start().since(start)));
             }
             if part.is_empty() {
                 // It ends before the range; so do all before it.

@@ -213,13 +213,7 @@ impl Vfs for TestFs {
         Ok(self.attr(at, inode))
     }
 
-    fn mknod(
-        &self,
-        dir: vfs::Ino,
-        name: &[u8],
-        special: Special,
-        new: &NewInode,
-    ) -> Result<Attr> {
+    fn mknod(&self, dir: vfs::Ino, name: &[u8], special: Special, new: &NewInode) -> Result<Attr> {
         let (file_type, rdev) = match special {
             Special::Regular => (FileType::Regular, 0),
             Special::Fifo => (FileType::Fifo, 0),
@@ -234,13 +228,7 @@ impl Vfs for TestFs {
         self.create(ino(dir), name, &new_inode(FileType::Directory, 0, new))
     }
 
-    fn symlink(
-        &self,
-        dir: vfs::Ino,
-        name: &[u8],
-        target: &[u8],
-        new: &NewInode,
-    ) -> Result<Attr> {
+    fn symlink(&self, dir: vfs::Ino, name: &[u8], target: &[u8], new: &NewInode) -> Result<Attr> {
         let new = new_inode(FileType::Symlink, 0, new);
         let (made, inode) = self.volume().update(Purpose::Normal, |txn| {
             txn.symlink(ino(dir), name, target, &new)

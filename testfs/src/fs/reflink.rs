@@ -28,10 +28,7 @@ impl<'a> Locks<'a> {
     fn take(a: &'a Inode, b: &'a Inode) -> Self {
         let (first, second) = if a.ino() <= b.ino() { (a, b) } else { (b, a) };
         let second = (first.ino() != second.ino()).then_some(second);
-        let inodes = (
-            first.lock_exclusive(),
-            second.map(Inode::lock_exclusive),
-        );
+        let inodes = (first.lock_exclusive(), second.map(Inode::lock_exclusive));
         first.wait_for_direct(&inodes.0);
         if let (Some(second), Some(guard)) = (second, &inodes.1) {
             second.wait_for_direct(guard);
@@ -142,7 +139,5 @@ impl TestInode {
 
 /// Files of two mounts.
 pub(super) const fn other_mount() -> FsError {
-    FsError::Os {
-        errno: Errno::XDEV,
-    }
+    FsError::Os { errno: Errno::XDEV }
 }

@@ -54,7 +54,10 @@ impl TestInode {
     pub(super) fn grow(&self, old: FilePos, size: FilePos) -> Result<()> {
         zero_old_end(self, size)?;
         // The zeroes first: the size in the tree is about to pass them.
-        write_and_wait(self, FileRange::between(old.round_down(self.volume.bits), size))?;
+        write_and_wait(
+            self,
+            FileRange::between(old.round_down(self.volume.bits), size),
+        )?;
         self.put_size(size)?;
         self.core.set_size(size);
         isize_extended(&self.core, old, size);
@@ -81,9 +84,7 @@ impl TestInode {
             write_and_wait(self, block)?;
         }
         self.core.set_size(size);
-        self.core
-            .cache()
-            .truncate(FileRange::from(size));
+        self.core.cache().truncate(FileRange::from(size));
         let beyond = self.blocks_of(FileRange::from(size.round_up(self.volume.bits)));
         self.forget(beyond);
         let now = Time::now();

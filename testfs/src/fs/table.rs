@@ -142,7 +142,10 @@ impl InodeTable {
     pub(super) fn all(self: &Arc<Self>) -> Vec<InodeRef> {
         let mut state = self.state.lock();
         let inos: Vec<Ino> = state.entries.keys().copied().collect();
-        let inodes: Vec<_> = inos.into_iter().filter_map(|ino| state.enter(ino)).collect();
+        let inodes: Vec<_> = inos
+            .into_iter()
+            .filter_map(|ino| state.enter(ino))
+            .collect();
         drop(state);
         inodes
             .into_iter()

@@ -1,0 +1,8 @@
+//! The mounted file system, through its interface: what is written is there, also after a remount.
+
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod fs {
+    mod basic;
+    mod util;
+}

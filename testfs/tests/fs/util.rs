@@ -1,0 +1,142 @@
+//! A file system in memory to test with.
+
+use std::sync::Arc;
+
+use iomap_core::device::{BlockDevice, MemoryDevice};
+use iomap_core::error::{Errno, Result};
+use iomap_core::units::{FilePos, FileRange};
+use iomap_core::vfs::{Ino, IoFlags, NewInode, OpenFile, OpenFlags, Special, Vfs};
+use testfs::fs::{MkfsOptions, MountOptions, TestFs};
+
+pub(super) const RW: OpenFlags = OpenFlags::READ.union(OpenFlags::WRITE);
+pub(super) const NEW: NewInode = NewInode {
+    mode: 0o644,
+    uid: 1000,
+    gid: 1000,
+};
+
+/// A device, and the file system mounted on it.
+pub(super) struct Bed {
+    pub(super) device: Arc<dyn BlockDevice>,
+    pub(super) fs: Arc<TestFs>,
+}
+
+impl Bed {
+    pub(super) fn new(bytes: u64) -> Self {
+        Self::with_blocks(bytes, 4096)
+    }
+
+    pub(super) fn with_blocks(bytes: u64, block_size: u32) -> Self {
+        let device: Arc<dyn BlockDevice> = Arc::new(MemoryDevice::new(bytes));
+        Self::on(device, block_size)
+    }
+
+    pub(super) fn on(device: Arc<dyn BlockDevice>, block_size: u32) -> Self {
+        let options = MkfsOptions {
+            block_size,
+            ..MkfsOptions::default()
+        };
+        TestFs::mkfs(Arc::clone(&device), &options).unwrap();
+        let fs = mount(&device);
+        Self { device, fs }
+    }
+
+    /// Unmounts and mounts again.
+    pub(super) fn remount(&mut self) {
+        self.fs.unmount().unwrap();
+        self.fs = mount(&self.device);
+    }
+
+    /// Mounts again as after a crash: what is not durable in memory is lost.
+    pub(super) fn crash(&mut self) {
+        self.fs = mount(&self.device);
+    }
+
+    pub(super) fn create(&self, name: &str) -> Arc<dyn OpenFile> {
+        let attr = self
+            .fs
+            .mknod(self.fs.root(), name.as_bytes(), Special::Regular, &NEW)
+            .unwrap();
+        self.fs.open(attr.ino, RW).unwrap()
+    }
+
+    pub(super) fn open(&self, name: &str) -> Arc<dyn OpenFile> {
+        self.fs.open(self.ino(name), RW).unwrap()
+    }
+
+    pub(super) fn ino(&self, name: &str) -> Ino {
+        self.fs.lookup(self.fs.root(), name.as_bytes()).unwrap().ino
+    }
+
+    pub(super) fn content(&self, name: &str) -> Vec<u8> {
+        let ino = self.ino(name);
+        let size = self.fs.getattr(ino).unwrap().size;
+        read(&*self.open(name), 0, size as usize)
+    }
+}
+
+pub(super) fn mount(device: &Arc<dyn BlockDevice>) -> Arc<TestFs> {
+    let options = MountOptions {
+        cache_bytes: 16 << 20,
+        ..MountOptions::default()
+    };
+    TestFs::mount(Arc::clone(device), options).unwrap()
+}
+
+pub(super) fn at(pos: u64) -> FilePos {
+    FilePos::saturating(pos)
+}
+
+pub(super) fn range(pos: u64, len: u64) -> FileRange {
+    FileRange::at_most(at(pos), len)
+}
+
+pub(super) fn write(file: &dyn OpenFile, pos: u64, bytes: &[u8]) {
+    write_with(file, pos, bytes, IoFlags::empty());
+}
+
+pub(super) fn write_with(file: &dyn OpenFile, pos: u64, bytes: &[u8], flags: IoFlags) {
+    let mut done = 0;
+    while done < bytes.len() {
+        let n = file
+            .write_at(at(pos + done as u64), &bytes[done..], flags)
+            .unwrap();
+        assert!(n > 0);
+        done += n;
+    }
+}
+
+pub(super) fn read(file: &dyn OpenFile, pos: u64, len: usize) -> Vec<u8> {
+    read_with(file, pos, len, IoFlags::empty())
+}
+
+pub(super) fn read_with(file: &dyn OpenFile, pos: u64, len: usize, flags: IoFlags) -> Vec<u8> {
+    let mut bytes = vec![0xee; len];
+    let mut done = 0;
+    while done < len {
+        let n = file
+            .read_at(at(pos + done as u64), &mut bytes[done..], flags)
+            .unwrap();
+        if n == 0 {
+            break;
+        }
+        done += n;
+    }
+    bytes.truncate(done);
+    bytes
+}
+
+/// Bytes that differ everywhere.
+pub(super) fn pattern(seed: u64, len: usize) -> Vec<u8> {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let mut bytes = vec![0; len];
+    rng.fill(&mut bytes);
+    bytes
+}
+
+pub(super) fn errno<T>(result: Result<T>) -> Errno {
+    match result {
+        Ok(_) => panic!("succeeded"),
+        Err(error) => error.errno(),
+    }
+}
