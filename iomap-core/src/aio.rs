@@ -18,7 +18,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 
-use crate::direct::{self, AlignedBuf, DirectFlags, DirectOutcome};
+use crate::device::DeviceBuf;
+use crate::direct::{self, DirectFlags, DirectOutcome};
 use crate::error::{Errno, FsError, Result};
 use crate::file::File;
 use crate::ops::DirectOps;
@@ -131,7 +132,8 @@ impl<B: DirectOps + 'static> TokioFile<B> {
     /// Direct, through a ticket; what the device cannot do comes from the cache.
     async fn read_direct(&self, pos: FilePos, len: usize, flags: IoFlags) -> Result<Bytes> {
         let backend = self.0.backend();
-        let buffer = AlignedBuf::for_device(&**backend.inode().device(), len)?;
+        let align = backend.inode().device().limits().memory_align;
+        let buffer = DeviceBuf::zeroed(len, align);
         let ticket = {
             let Some(_shared) = backend.inode().try_lock_shared() else {
                 return self.read_in_pool(pos, len, flags).await;

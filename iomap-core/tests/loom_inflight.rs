@@ -134,16 +134,20 @@ fn who_finds_the_count_at_zero_sees_what_was_done() {
         let (first, second) = (in_flight.begin(), in_flight.begin());
         let left = Arc::clone(&storage);
         let one = thread::spawn(move || {
+            // SAFETY: loom fails the run if this access overlaps another.
             left.0.with_mut(|byte| unsafe { *byte = 1 });
             drop(first);
         });
         let right = Arc::clone(&storage);
         let two = thread::spawn(move || {
+            // SAFETY: loom fails the run if this access overlaps another.
             right.1.with_mut(|byte| unsafe { *byte = 2 });
             drop(second);
         });
         in_flight.wait_idle(&Idle);
+        // SAFETY: loom fails the run if this access overlaps another.
         storage.0.with(|byte| assert_eq!(unsafe { *byte }, 1));
+        // SAFETY: loom fails the run if this access overlaps another.
         storage.1.with(|byte| assert_eq!(unsafe { *byte }, 2));
         one.join().unwrap();
         two.join().unwrap();
