@@ -26,6 +26,9 @@
 //! folio. Nodes are read from the device under the state lock; no completion takes that lock.
 
 mod commit;
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod crash_tests;
 pub mod dir;
 pub mod extents;
 pub mod inode;
