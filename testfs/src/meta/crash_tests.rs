@@ -16,9 +16,11 @@ use super::tree::Walk;
 use super::xattr::SetMode;
 use super::{Meta, OpenOptions, Purpose};
 use crate::device::{Fault, FaultyDevice, RecordingDevice, When};
-use crate::format::item::BadItem;
-use crate::format::{BlockRange, FileBlock, Ino, Key};
+use crate::format::item::{BadItem, ExtentItem};
+use crate::format::superblock::{SLOT_ADDRS, SLOT_BYTES};
+use crate::format::{BlockRange, FileBlock, Ino, Key, Kind};
 use crate::meta::dir::RenameMode;
+use crate::meta::extents::ExtentState;
 
 type Contents = BTreeMap<Key, Vec<u8>>;
 
@@ -32,6 +34,18 @@ fn contents(meta: &Meta) -> Contents {
         })
     })
     .unwrap();
+    // And what is in the blocks of files.
+    for (key, value) in &mut found {
+        if key.kind == Kind::Extent {
+            let item = ExtentItem::decode(value).unwrap();
+            let mut data = vec![0; item.run.len as usize * meta.geometry().block_size()];
+            let addr = meta.block_addr(item.run.start);
+            meta.device().read_at(addr, &mut data).unwrap();
+            if !item.unwritten {
+                value.extend_from_slice(&crc32c::crc32c(&data).to_le_bytes());
+            }
+        }
+    }
     found
 }
 
@@ -126,6 +140,11 @@ fn act_somehow(meta: &Meta, rng: &mut Rng) -> Result<(), FsError> {
                     return Err(FsError::Invalid("no file"));
                 }
                 let extent = txn.allocate_extent(ino, range, true, None, &reservation)?;
+                if let ExtentState::Mapped { start, .. } = extent.state {
+                    let len = extent.range.len() as usize * txn.geometry().block_size();
+                    let data: Vec<u8> = (0..len).map(|_| rng.u8(..)).collect();
+                    meta.device().write_at(meta.block_addr(start), &data)?;
+                }
                 txn.convert_unwritten(ino, extent.range)?;
                 let end = extent.range.end().get() << txn.geometry().bits();
                 txn.update_inode(ino, |inode| {
@@ -305,4 +324,33 @@ fn threads_that_commit_at_once_share_commits_and_lose_nothing() {
     same(&contents(&again), &contents(&meta));
     assert_eq!(again.statfs().inodes, 161);
     assert!(base.size() > 0);
+}
+
+#[test]
+fn a_superblock_write_that_tears_inside_a_sector_costs_that_commit_only() {
+    let device = Arc::new(cached(2 << 20, true));
+    let meta = Meta::mkfs(Arc::clone(&device) as _, &options(1024)).unwrap();
+    let mut rng = Rng::with_seed(3);
+    for _ in 0..8 {
+        let before = (device.image(), contents(&meta));
+        while !meta.state.read().changed {
+            act(&meta, &mut rng).unwrap();
+        }
+        meta.commit().unwrap();
+        let after = device.image();
+        let mut written = SLOT_ADDRS
+            .map(|addr| addr as usize)
+            .into_iter()
+            .filter(|at| before.0[*at..*at + SLOT_BYTES] != after[*at..*at + SLOT_BYTES]);
+        let (slot, None) = (written.next().unwrap(), written.next()) else {
+            panic!("a commit wrote both slots");
+        };
+        let mut torn = after.clone();
+        torn[slot + 100..slot + 200].fill(0xa5);
+        let torn = Arc::new(MemoryDevice::from_image(&torn));
+        same(&contents(&as_it_is(&torn)), &before.1);
+        let report = crate::check::check(torn as _).unwrap();
+        assert!(report.is_clean());
+        assert_eq!(report.findings.len(), 1, "the slot is noted");
+    }
 }
