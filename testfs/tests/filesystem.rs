@@ -4,5 +4,9 @@
 
 mod fs {
     mod basic;
+    mod direct;
+    mod names;
+    mod reflink;
+    mod resize;
     mod util;
 }

@@ -148,13 +148,29 @@ impl TestInode {
         if range.is_empty() {
             return Ok(());
         }
-        self.core.cache().truncate(range);
-        let blocks = self.blocks_of(range);
-        self.forget(blocks);
+        let blocks = self.drop_data(range)?;
         let result = self.volume.run(|meta| meta.punch(self.ino, blocks));
         self.forget(blocks);
         self.note_changed();
         result
+    }
+
+    /// Drops what the cache holds of `range`, and the promises for it. Returns its blocks.
+    ///
+    /// If the file ends in it the tree learns of the size here: no writeback will tell it any more.
+    fn drop_data(&self, range: FileRange) -> Result<BlockRange> {
+        let size = self.core.size().bytes();
+        if range.end().bytes() >= size && size > self.disk_size() {
+            self.change(
+                Purpose::Must,
+                |txn, _| self.raise_size(txn, size),
+                |_, size| self.set_disk_size(*size),
+            )?;
+        }
+        self.core.cache().truncate(range);
+        let blocks = self.blocks_of(range);
+        self.forget(blocks);
+        Ok(blocks)
     }
 
     fn zero_storage(&self, range: FileRange, grows: bool) -> Result<()> {
@@ -164,9 +180,7 @@ impl TestInode {
         }
         let inner = self.zero_edges(range)?;
         if !inner.is_empty() {
-            self.core.cache().truncate(inner);
-            let blocks = self.blocks_of(inner);
-            self.forget(blocks);
+            let blocks = self.drop_data(inner)?;
             self.make_unwritten(blocks)?;
         }
         self.fill_holes(self.blocks_of(range))?;
