@@ -153,6 +153,63 @@ mod tests {
         }
     }
 
+    /// The numbers of `docs/testfs-format.md`.
+    #[test]
+    fn structures_are_as_long_as_the_format_says() {
+        assert_eq!(
+            (node::HEADER_BYTES, node::SLOT_BYTES, node::ENTRY_BYTES),
+            (32, 21, 37)
+        );
+        assert_eq!(
+            (item::INODE_BYTES, item::DIRENT_BYTES, item::XATTR_BYTES),
+            (120, 9, 7)
+        );
+        let run = DiskRun::new(DiskBlock::new(0x0102), 0x0304);
+        let extent = item::ExtentItem {
+            run,
+            unwritten: true,
+        };
+        assert_eq!(extent.encode(), [2, 1, 0, 0, 0, 0, 0, 0, 4, 3, 0, 0, 1]);
+        let count = item::RefcountItem {
+            len: 0x0102,
+            count: 3,
+        };
+        assert_eq!(count.encode(), [2, 1, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0]);
+    }
+
+    #[test]
+    fn a_sealed_node_has_its_fields_where_the_format_says() {
+        let mut block = vec![0; 1024];
+        let key = Key::new(Ino::new(0x11), Kind::Dirent, 0x22);
+        node::encode_leaf(&mut block, 1, [(key, &b"value"[..])].into_iter());
+        let ptr = node::seal(&mut block, DiskBlock::new(0x33), 0x44, 0, 1);
+        assert_eq!(block[..4], *b"tfsN");
+        assert_eq!(block[4..8], ptr.crc.to_le_bytes());
+        assert_eq!(
+            (block[8], block[16], block[24], block[26]),
+            (0x33, 0x44, 0, 1)
+        );
+        assert_eq!((block[32], block[40], block[48]), (0x11, 0x22, 4));
+        assert_eq!((block[49], block[51]), (53, 5));
+        assert_eq!(block[53..58], *b"value");
+        let header = node::verify(&block, ptr, 0).unwrap();
+        assert_eq!(node::decode_leaf(&block, &header), Ok(vec![(key, 53..58)]));
+        let elsewhere = NodePtr {
+            addr: DiskBlock::new(0x34),
+            ..ptr
+        };
+        let misplaced = node::NodeError::Misplaced(DiskBlock::new(0x33));
+        assert_eq!(node::verify(&block, elsewhere, 0).err(), Some(misplaced));
+        let later = NodePtr {
+            generation: 0x45,
+            ..ptr
+        };
+        assert_eq!(
+            node::verify(&block, later, 0).err(),
+            Some(node::NodeError::Generation(0x44))
+        );
+    }
+
     #[test]
     fn the_superblock_slots_do_not_overlap() {
         for bits in Geometry::MIN_BITS..=Geometry::MAX_BITS {

@@ -254,6 +254,20 @@ mod tests {
         assert_eq!(Superblock::decode(&sample().encode()), Ok(sample()));
     }
 
+    /// The offsets of `docs/testfs-format.md`.
+    #[test]
+    fn fields_are_where_the_format_says() {
+        let slot = sample().encode();
+        assert_eq!(slot.len(), SLOT_BYTES);
+        assert_eq!((&slot[..8], slot[12]), (&MAGIC[..], 1));
+        assert_eq!((slot[40], slot[56], slot[128], slot[144]), (7, b'a', 9, 12));
+        assert_eq!(slot[148..152], 0xdead_beef_u32.to_le_bytes());
+        let at = |offset: usize| u64::from_le_bytes(std::array::from_fn(|n| slot[offset + n]));
+        assert_eq!(at(120) as i64, -5);
+        let numbers = [152, 160, 168, 176, 184, 192, 200].map(at);
+        assert_eq!(numbers, [1000, 3, 77, 3, 9, 4, 12]);
+    }
+
     #[test]
     fn every_flipped_bit_is_noticed() {
         let slot = sample().encode();

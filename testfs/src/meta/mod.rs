@@ -35,6 +35,9 @@ pub mod inode;
 mod mkfs;
 pub(crate) mod node;
 pub(crate) mod open;
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod open_tests;
 pub mod orphan;
 mod refcount;
 pub mod space;

@@ -147,6 +147,12 @@ impl NodeStore {
         cache.pinned.insert(ptr.addr, (ptr.generation, node));
     }
 
+    /// Nodes in memory.
+    #[cfg(test)]
+    pub(crate) fn cached(&self) -> usize {
+        self.cache.lock().clean.len()
+    }
+
     /// Makes the pinned nodes of generations up to `generation` ordinary clean ones.
     pub(crate) fn unpin(&self, generation: u64) {
         let mut cache = self.cache.lock();
