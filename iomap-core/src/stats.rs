@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use slot::THREADS;
+
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident),+ $(,)?) => {
         /// Which event.
@@ -84,9 +86,6 @@ counters! {
     syncs,
 }
 
-/// Threads that count without sharing; the others share the last shard.
-const THREADS: usize = 64;
-
 /// The counters of one thread, in cache lines of their own.
 #[repr(align(128))]
 struct Shard([AtomicU64; EVENTS]);
@@ -143,7 +142,8 @@ mod slot {
     // Outside of what is model-checked: which shard is counted in decides nothing.
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    use super::THREADS;
+    /// Threads that count without sharing; the others share the last shard.
+    pub(super) const THREADS: usize = 64;
 
     /// A bit for each slot a live thread has. Taken with `Acquire`, given back with `Release`: the
     /// next owner goes on from the last one's counts.
