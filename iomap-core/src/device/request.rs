@@ -189,3 +189,118 @@ impl Request {
         self.bio.complete(result);
     }
 }
+
+#[cfg(all(test, not(any(iomap_shuttle, iomap_loom))))]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use crate::device::handle::DirectAlign;
+    use crate::device::{Limits, completion};
+    use crate::units::DevAddr;
+    use std::path::PathBuf;
+
+    fn handle() -> Handle {
+        let file = tempfile::tempfile().unwrap();
+        let mut handle = Handle::new(file, PathBuf::from("test"), 1 << 20, Limits::PLAIN);
+        handle.direct = Some(DirectAlign {
+            memory: 512,
+            offset: 512,
+        });
+        handle
+    }
+
+    /// A request for `len` bytes of `buf`, and a way to see how it ended.
+    fn request(handle: &Handle, op: BioOp, buf: &mut DeviceBuf) -> (Request, completion::Ticket) {
+        let (done, ticket) = completion::ticket();
+        let (len, segment) = (buf.len() as u64, Segment::of_mut(buf));
+        let segments: &[Segment] = match op {
+            BioOp::Read | BioOp::Write { .. } => &[segment],
+            _ => &[],
+        };
+        let bio = Bio::new(op, DevAddr::new(0), len, segments, done);
+        assert!(!Request::is_inline(handle, &bio));
+        (Request::new(handle, bio), ticket)
+    }
+
+    fn minus(errno: Errno) -> i32 {
+        -errno.raw_os_error()
+    }
+
+    #[test]
+    fn a_short_answer_asks_for_the_rest() {
+        let handle = handle();
+        let mut buf = DeviceBuf::zeroed(4096, 512);
+        let (mut request, ticket) = request(&handle, BioOp::Read, &mut buf);
+        assert_eq!(request.answered(&handle, 512), Next::Again);
+        assert!(matches!(&request.step, Step::Transfer(c) if c.addr() == 512));
+        assert_eq!(request.answered(&handle, 3584), Next::Done(Ok(())));
+        request.finish(Ok(()));
+        assert_eq!(ticket.try_result(), Some(Ok(())));
+    }
+
+    #[test]
+    fn a_request_the_kernel_gave_back_is_tried_again_but_not_for_ever() {
+        let handle = handle();
+        for errno in [Errno::AGAIN, Errno::INTR, Errno::CANCELED] {
+            let mut buf = DeviceBuf::zeroed(512, 512);
+            let (mut request, _ticket) = request(&handle, BioOp::WRITE, &mut buf);
+            for _ in 1..TRIES {
+                assert_eq!(request.answered(&handle, minus(errno)), Next::Again);
+            }
+            let last = request.answered(&handle, minus(errno));
+            assert_eq!(last, Next::Done(Err(Errno::IO)));
+            request.finish(Err(Errno::IO));
+        }
+    }
+
+    #[test]
+    fn zeroing_falls_back_to_punching_and_remembers() {
+        let handle = handle();
+        let mut buf = DeviceBuf::zeroed(4096, 512);
+        let (mut first, _ticket) = request(&handle, BioOp::WriteZeroes, &mut buf);
+        assert!(matches!(first.step, Step::Allocate(ZERO)));
+        let answer = first.answered(&handle, minus(Errno::OPNOTSUPP));
+        assert_eq!(answer, Next::Again);
+        assert!(matches!(first.step, Step::Allocate(PUNCH)));
+        assert_eq!(first.answered(&handle, 0), Next::Done(Ok(())));
+        first.finish(Ok(()));
+        let (second, _ticket) = request(&handle, BioOp::WriteZeroes, &mut buf);
+        assert!(matches!(second.step, Step::Allocate(PUNCH)));
+        second.finish(Ok(()));
+    }
+
+    #[test]
+    fn a_failed_flush_fails_the_later_ones() {
+        let handle = handle();
+        let mut buf = DeviceBuf::zeroed(512, 512);
+        let (mut first, _ticket) = request(&handle, BioOp::Flush, &mut buf);
+        let answer = first.answered(&handle, minus(Errno::IO));
+        assert_eq!(answer, Next::Done(Err(Errno::IO)));
+        first.finish(Err(Errno::IO));
+        let fua = BioOp::Write {
+            fua: true,
+            atomic: false,
+        };
+        for (op, answer) in [(BioOp::Flush, 0), (fua, 512)] {
+            let (mut later, _ticket) = request(&handle, op, &mut buf);
+            let answer = later.answered(&handle, answer);
+            assert_eq!(answer, Next::Done(Err(Errno::IO)));
+            later.finish(Err(Errno::IO));
+        }
+    }
+
+    #[test]
+    fn misaligned_memory_is_read_through_a_copy() {
+        let handle = handle();
+        let mut buf = DeviceBuf::zeroed(513, 512);
+        let shifted = Segment::of_mut(&mut buf).part(1, 512);
+        let (done, ticket) = completion::ticket();
+        let bio = Bio::new(BioOp::Read, DevAddr::new(0), 512, &[shifted], done);
+        let mut request = Request::new(&handle, bio);
+        request.bounce.as_mut().unwrap().fill(8);
+        assert_eq!(request.answered(&handle, 512), Next::Done(Ok(())));
+        request.finish(Ok(()));
+        assert_eq!(ticket.try_result(), Some(Ok(())));
+        assert_eq!(buf[1..], [8; 512]);
+    }
+}
