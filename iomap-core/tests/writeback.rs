@@ -537,6 +537,30 @@ fn what_is_collected_is_submitted_before_a_transaction_is_waited_for() {
 }
 
 #[test]
+fn what_is_collected_is_submitted_before_a_folio_lock_is_waited_for() {
+    // The holder of the second folio waits for the first one's writeback.
+    let volume = volume(12, Mode::Lazy);
+    let flusher = threaded(&volume);
+    let file: Arc<OrderB> = volume.file(Some(&flusher));
+    file.write(0, &[1; PAGE_SIZE]).unwrap();
+    file.write(PAGE_SIZE as u64, &[2; PAGE_SIZE]).unwrap();
+    let cache = file.inode().cache();
+    let first = cache.find(PageIndex::ZERO).unwrap();
+    let second = cache.lock(&cache.find(PageIndex::new(1)).unwrap()).unwrap();
+    let writer = thread::spawn({
+        let file = Arc::clone(&file);
+        move || sync(&file)
+    });
+    while first.is_dirty() || first.is_writeback() {
+        first.wait_writeback(&*volume.device);
+        thread::yield_now();
+    }
+    drop(second);
+    writer.join().unwrap();
+    assert_eq!(file.on_disk(2 * PAGE_SIZE as u64), file.contents());
+}
+
+#[test]
 fn the_worker_finishes_what_a_thread_with_locks_waits_for() {
     let volume = volume(12, Mode::Lazy);
     let flusher = threaded(&volume);
