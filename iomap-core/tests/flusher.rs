@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use common::{Mode, OrderB, Volume};
-use iomap_core::error::FsError;
+use iomap_core::error::{Errno, FsError};
 use iomap_core::flusher::{self, Flusher, FlusherConfig};
 use iomap_core::ops::MapOps;
 use iomap_core::page_cache::GetFolio;
@@ -111,6 +111,32 @@ fn an_inode_dirtied_while_it_is_written_stays_on_the_list() {
     flusher.run_once(secs(60));
     assert!(!is_dirty(&file));
     assert_eq!(flusher.nr_listed(), 0);
+}
+
+#[test]
+fn an_inode_that_could_not_be_written_stays_on_the_list() {
+    let volume = volume();
+    let (flusher, _time) = by_hand(&volume, config());
+    let file: Arc<OrderB> = volume.file(Some(&flusher));
+    file.write(0, &[1; PAGE_SIZE]).unwrap();
+    file.fail_prepare(Errno::NOMEM);
+    assert_eq!(flusher.run_once(secs(30)), 0);
+    assert!(is_dirty(&file));
+    assert_eq!(flusher.nr_listed(), 1);
+    flusher.run_once(secs(60));
+    assert!(!is_dirty(&file));
+}
+
+#[test]
+fn an_inode_is_listed_once_however_often_it_turns_dirty() {
+    let volume = volume();
+    let (flusher, _time) = by_hand(&volume, config());
+    let file: Arc<OrderB> = volume.file(Some(&flusher));
+    for _ in 0..3 {
+        file.write(0, &[1; PAGE_SIZE]).unwrap();
+        iomap_core::fsync::fsync(&*file, FileRange::ALL, true).unwrap();
+    }
+    assert_eq!(flusher.nr_listed(), 1);
 }
 
 #[test]

@@ -12,10 +12,11 @@ use iomap_core::device::BlockDevice;
 use iomap_core::error::{Errno, FsError};
 use iomap_core::flusher::{Flusher, FlusherConfig};
 use iomap_core::fsync::{self, SyncRange};
+use iomap_core::iomap::{Iomap, MapKind};
 use iomap_core::ops::MapOps;
 use iomap_core::page_cache::GetFolio;
 use iomap_core::sync::thread;
-use iomap_core::units::{FilePos, FileRange, PAGE_SIZE, PageIndex};
+use iomap_core::units::{DevAddr, FilePos, FileRange, PAGE_SIZE, PageIndex};
 use iomap_core::writeback::{WritebackControl, write_pages};
 
 const K: usize = 1024;
@@ -125,14 +126,12 @@ fn bytes_beyond_the_end_are_zeroed_at_every_writeback() {
 #[test]
 fn a_folio_wholly_beyond_the_end_is_not_written() {
     let file: Arc<OrderB> = volume(12, Mode::Lazy).file(None);
-    file.write(0, &[1; 4 * PAGE_SIZE]).unwrap();
+    for page in 0..4 {
+        file.write(page * PAGE_SIZE as u64, &[1; PAGE_SIZE])
+            .unwrap();
+    }
     // A truncate has stored the size and not reached the cache yet.
     file.inode().set_size(FilePos::saturating(PAGE_SIZE as u64));
-    let folios = file
-        .inode()
-        .cache()
-        .batch(PageIndex::ZERO, PageIndex::END, None, 9)
-        .len();
     sync(&file);
     let written: u64 = file
         .volume
@@ -141,7 +140,10 @@ fn a_folio_wholly_beyond_the_end_is_not_written() {
         .iter()
         .map(|write| write.1)
         .sum();
-    assert_eq!(written, PAGE_SIZE as u64, "{folios} folios");
+    assert_eq!(written, PAGE_SIZE as u64);
+    let prepared = |hook: &&Hook| matches!(hook, Hook::Prepare(_));
+    assert_eq!(file.take_hooks().iter().filter(prepared).count(), 1);
+    assert_eq!(file.inode().cache().nr_dirty(), 0);
     assert!(!file.inode().cache().has_dirty_or_writeback(FileRange::ALL));
 }
 
@@ -630,11 +632,60 @@ fn sync_file_range_starts_and_waits_separately() {
 
 #[test]
 fn a_run_does_not_cross_a_boundary() {
-    let file: Arc<OrderB> = volume(12, Mode::Lazy).file(None);
+    let volume = volume(12, Mode::Lazy);
+    let flusher = manual(&volume);
+    let file: Arc<OrderB> = volume.file(Some(&flusher));
     file.boundary.store(1, std::sync::atomic::Ordering::Relaxed);
     file.write(0, &[1; 2 * PAGE_SIZE]).unwrap();
     sync(&file);
     assert_eq!(file.volume.device.take_writes().len(), 2);
+}
+
+#[test]
+fn a_wrong_answer_of_the_backend_is_an_error_and_no_write() {
+    let file: Arc<OrderB> = volume(12, Mode::Lazy).file(None);
+    let page = PAGE_SIZE as u64;
+    let addr = DevAddr::new(page);
+    let answers = [
+        Iomap::new(range(0, page), MapKind::Delalloc),
+        Iomap::hole(range(0, page)),
+        Iomap::new(range(page, page), MapKind::Mapped { addr }),
+        Iomap::new(range(0, 0), MapKind::Mapped { addr }),
+        Iomap::new(range(0, 100), MapKind::Mapped { addr }),
+        Iomap::new(
+            range(0, page),
+            MapKind::Mapped {
+                addr: DevAddr::new(u64::MAX - 10),
+            },
+        ),
+    ];
+    for answer in answers {
+        let mut seen = file.inode().cache().sample_error();
+        file.write(0, &[1; PAGE_SIZE]).unwrap();
+        file.answer_map(answer.clone());
+        sync(&file);
+        let told = file.inode().cache().check_and_advance(&mut seen);
+        assert_eq!(told, Err(Errno::IO), "{answer:?}");
+        assert!(file.volume.device.take_writes().is_empty());
+    }
+}
+
+#[test]
+fn what_a_hook_refuses_stays_dirty_and_is_told_at_once() {
+    let file: Arc<OrderA> = volume(12, Mode::Lazy).file(None);
+    let mut seen = file.inode().cache().sample_error();
+    file.write(0, &[1; PAGE_SIZE]).unwrap();
+    file.fail_prepare(Errno::NOMEM);
+    let error = fsync::fsync(&*file, FileRange::ALL, false).unwrap_err();
+    assert_eq!(error, FsError::NoMemory);
+    file.check_balance();
+    assert_eq!(
+        file.inode().cache().check_and_advance(&mut seen),
+        Ok(()),
+        "nothing is lost"
+    );
+    sync(&file);
+    assert_eq!(file.on_disk(PAGE_SIZE as u64), file.contents());
 }
 
 #[test]

@@ -126,6 +126,10 @@ struct State {
     disk_size: u64,
     /// Errors for the next calls of `map_writeback`.
     map_faults: Vec<Errno>,
+    /// The next answer of `map_writeback`, whatever it was asked.
+    bad_map: Option<Iomap>,
+    /// Errors for the next calls of `folio_prepare` for writeback.
+    prepare_faults: Vec<Errno>,
     /// Errors for the next calls of `ioend_done`.
     convert_faults: Vec<Errno>,
 }
@@ -269,6 +273,16 @@ impl<const A: bool> TestFile<A> {
     /// The next call of `map_writeback` fails.
     pub(crate) fn fail_map(&self, errno: Errno) {
         self.state.lock().map_faults.push(errno);
+    }
+
+    /// The next call of `map_writeback` answers this.
+    pub(crate) fn answer_map(&self, iomap: Iomap) {
+        self.state.lock().bad_map = Some(iomap);
+    }
+
+    /// The next call of `folio_prepare` for writeback fails.
+    pub(crate) fn fail_prepare(&self, errno: Errno) {
+        self.state.lock().prepare_faults.push(errno);
     }
 
     /// The next call of `ioend_done` fails.
@@ -440,6 +454,11 @@ impl<const A: bool> FolioOps for TestFile<A> {
     ) -> Result<Prepared> {
         assert_eq!(guard.0.is_some(), A, "the transaction is open");
         assert!(folio.is_locked());
+        if req.op == FolioOp::Writeback
+            && let Some(errno) = self.state.lock().prepare_faults.pop()
+        {
+            return Err(errno.into());
+        }
         self.log.lock().prepared += 1;
         if req.op == FolioOp::Writeback {
             self.record(Hook::Prepare(folio.range().to_string()));
@@ -493,6 +512,9 @@ impl<const A: bool> WritebackOps for TestFile<A> {
         let mut state = self.state.lock();
         if let Some(errno) = state.map_faults.pop() {
             return Err(errno.into());
+        }
+        if let Some(iomap) = state.bad_map.take() {
+            return Ok(Some(iomap));
         }
         let unwritten = self.unwritten.load(Ordering::Relaxed) || req.direct_in_flight;
         for n in self.numbers(req.range) {
