@@ -10,15 +10,17 @@ use iomap_core::flusher::Flusher;
 use iomap_core::folio::{LockedFolio, Pool, PoolConfig, PoolHandle};
 use iomap_core::inode::{Inode, InodeConfig};
 use iomap_core::iomap::{FsFlags, Iomap, MapKind, Validity};
+use iomap_core::iter::{Flow, for_each_mapping};
 use iomap_core::ops::{
-    Finished, FolioOp, FolioOps, FolioRequest, Intent, IoendRange, MapError, MapOps, MapRequest,
-    Mapped, Prepared, TransactionOrder, WritebackOps, WritebackRequest,
+    Finished, FolioOp, FolioOps, FolioRequest, Intent, IoendRange, MapError, MapFlags, MapOps,
+    MapRequest, Mapped, Prepared, TransactionOrder, WritebackOps, WritebackRequest,
 };
+use iomap_core::page_cache::GetFolio;
 use iomap_core::stats::Counters;
 use iomap_core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use iomap_core::sync::rank::{self, Held};
 use iomap_core::sync::{Mutex, Rank};
-use iomap_core::units::{BlockBits, DevAddr, FilePos, FileRange};
+use iomap_core::units::{BlockBits, DevAddr, FilePos, FileRange, PageIndex};
 use iomap_core::user::SliceSource;
 use iomap_core::write::{self, WriteOptions};
 use iomap_core::{fsync, resize, writeback, zero};
@@ -184,6 +186,28 @@ impl<const A: bool> TestFile<A> {
             resize::isize_extended(&self.inode, old, pos);
         }
         Ok(done)
+    }
+
+    /// As a store through a memory mapping into a page that is not in the cache, inside the file:
+    /// reserves what it needs, takes no inode lock.
+    pub(crate) fn store_fault(&self, index: PageIndex, byte: u8) {
+        let mut folio = self
+            .inode
+            .cache()
+            .get_or_create(index, GetFolio::default())
+            .expect("memory");
+        let (range, intent) = (
+            folio.range().intersect(self.inode.bytes()),
+            Intent::WriteFault,
+        );
+        let outcome = for_each_mapping(self, range, intent, MapFlags::empty(), |step| {
+            step.advance(step.rest().len())?;
+            Ok(Flow::Continue)
+        });
+        outcome.all_or_error().expect("room");
+        folio.copy_in(0, &vec![byte; range.len() as usize]);
+        folio.set_uptodate();
+        folio.set_dirty();
     }
 
     /// Moves the end of the file.
@@ -550,9 +574,13 @@ impl<const A: bool> WritebackOps for TestFile<A> {
             return Err(errno.into());
         }
         for n in self.numbers(ioend.iomap.range) {
-            if let Some(Block::Unwritten(at)) = state.blocks.get(&n).copied() {
-                state.blocks.insert(n, Block::Mapped(at));
-                state.generation += 1;
+            match state.blocks.get(&n).copied() {
+                Some(Block::Unwritten(at)) => {
+                    state.blocks.insert(n, Block::Mapped(at));
+                    state.generation += 1;
+                }
+                Some(Block::Mapped(_)) => {}
+                other => panic!("block {n} was written while it was freed: {other:?}"),
             }
         }
         // A truncate that came later waits for this writeback, so the size in memory bounds it.
