@@ -91,6 +91,12 @@ impl<'a> Txn<'a> {
         dirtied >= self.space.limits.txn_nodes / 3 || self.freed_nodes.len() as u64 >= 256
     }
 
+    /// Items a long job changes at a time, before it asks [`Txn::is_full`]: each may dirty a path
+    /// through the tree, and one to reference counts.
+    pub(super) fn batch(&self) -> usize {
+        (self.space.limits.txn_nodes / 8) as usize
+    }
+
     /// Sets an item.
     pub(crate) fn insert(&mut self, key: Key, value: &[u8]) -> Result<()> {
         self.edited = true;

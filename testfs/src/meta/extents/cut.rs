@@ -11,9 +11,6 @@ use super::piece_range;
 use crate::format::item::{Body, Inode, OrphanItem};
 use crate::format::{BlockRange, FileBlock, Ino, Key};
 
-/// Extent items removed at a time, before looking whether the transaction is full.
-const ITEMS_AT_A_TIME: usize = 8;
-
 impl Txn<'_> {
     /// Frees the blocks at the front of `range`. Returns what is left of the range: the caller goes
     /// on in another transaction.
@@ -25,7 +22,7 @@ impl Txn<'_> {
         let mut rest = range;
         let mut freed = 0;
         let more = loop {
-            let taken = self.take_out(ino, rest, ITEMS_AT_A_TIME)?;
+            let taken = self.take_out(ino, rest, self.batch())?;
             let Some(last) = taken.last() else {
                 break None;
             };

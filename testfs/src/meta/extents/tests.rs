@@ -494,3 +494,104 @@ fn inline_data_moves_out_whole() {
     let addr = meta.block_addr(start).bytes() as usize;
     assert_eq!(&device.image()[addr..addr + 8], b"hello\0\0\0");
 }
+
+/// Files with as many extents as fit, every other one shared with a second file.
+fn fill_with_clones(meta: &Meta) -> u32 {
+    let mut files = 0;
+    loop {
+        let (a, b) = (format!("a{files}"), format!("b{files}"));
+        let made = meta.update(Purpose::Normal, |txn| {
+            let a = txn.create(Ino::ROOT, a.as_bytes(), &file())?.0;
+            Ok((a, txn.create(Ino::ROOT, b.as_bytes(), &file())?.0))
+        });
+        let Ok((a, b)) = made else {
+            return files;
+        };
+        files += 1;
+        for n in 0..12 {
+            let Ok(reservation) = meta.reserve(1) else {
+                break;
+            };
+            let range = BlockRange::at(FileBlock::new(2 * n), 1);
+            meta.update(Purpose::Must, |txn| {
+                txn.allocate_extent(a, range, true, None, &reservation)?;
+                txn.convert_unwritten(a, range)
+            })
+            .unwrap();
+            if n % 2 == 0 {
+                let to = FileBlock::new(100 - n);
+                let _ = meta.update(Purpose::Normal, |txn| txn.clone_range(a, range, b, to));
+            }
+        }
+    }
+}
+
+#[test]
+fn everything_can_be_deleted_from_a_full_file_system_of_any_size() {
+    for (block_size, blocks) in [
+        (1024, 128),
+        (4096, 128),
+        (1024, 256),
+        (65536, 200),
+        (1024, 4000),
+    ] {
+        for last_first in [false, true] {
+            let (device, meta) = new_fs(block_size, blocks);
+            let empty = meta.statfs().free;
+            let files = fill_with_clones(&meta);
+            assert!(files >= 2, "{block_size} {blocks}: {files}");
+            let mut names: Vec<_> = (0..files)
+                .flat_map(|n| [format!("a{n}"), format!("b{n}")])
+                .collect();
+            if last_first {
+                names.reverse();
+            }
+            for name in names {
+                let removed = meta
+                    .update(Purpose::Must, |t| {
+                        t.unlink(Ino::ROOT, name.as_bytes(), at(2))
+                    })
+                    .unwrap();
+                meta.evict(removed.ino).unwrap();
+            }
+            meta.commit().unwrap();
+            crate::meta::testing::assert_clean(&device);
+            assert_eq!(meta.statfs().inodes, 1);
+            assert!(meta.statfs().free + 4 >= empty);
+        }
+    }
+}
+
+#[test]
+fn no_step_of_a_deletion_grows_without_bound() {
+    let (_, meta) = new_fs(1024, 8192);
+    let (a, b) = meta
+        .update(Purpose::Normal, |txn| {
+            let a = txn.create(Ino::ROOT, b"a", &file())?.0;
+            Ok((a, txn.create(Ino::ROOT, b"b", &file())?.0))
+        })
+        .unwrap();
+    let reservation = meta.reserve(2000).unwrap();
+    for n in 0..2000 {
+        let range = BlockRange::at(FileBlock::new(2 * (n * 719 % 2000)), 1);
+        meta.update(Purpose::Must, |txn| {
+            txn.allocate_extent(a, range, false, None, &reservation)?;
+            if n % 3 == 0 {
+                txn.clone_range(a, range, b, range.start())?;
+            }
+            Ok(())
+        })
+        .unwrap();
+    }
+    let (mut left, mut steps) = (Some(BlockRange::ALL), 0);
+    while let Some(range) = left {
+        meta.commit().unwrap();
+        left = meta
+            .update(Purpose::Must, |txn| txn.punch_step(a, range))
+            .unwrap();
+        let dirtied = meta.space.account().dirty;
+        assert!(dirtied <= meta.space.limits.txn_nodes, "{dirtied}");
+        steps += 1;
+    }
+    assert!(steps > 5, "{steps}");
+}
