@@ -77,7 +77,7 @@ fn case() -> impl Strategy<Value = Case> {
 impl Case {
     fn request(&self) -> Request<'_> {
         // In the mapping, on a sector or on a device block.
-        let unit = if self.request.0 % 2 == 0 {
+        let unit = if self.request.0.is_multiple_of(2) {
             512
         } else {
             self.limits.block_size
