@@ -183,10 +183,7 @@ impl TestInode {
     pub(super) fn pos_of(&self, block: FileBlock) -> FilePos {
         // Cannot overflow: blocks end at 2^53, and have 2^16 bytes at most; past i64::MAX it stays
         // there.
-        FilePos::saturating(match block.get().checked_mul(self.volume.bits.size()) {
-            Some(bytes) => bytes,
-            None => u64::MAX,
-        })
+        FilePos::saturating(block.get().saturating_mul(self.volume.bits.size()))
     }
 
     /// A mapping of `blocks`. The mapping lock is held.
