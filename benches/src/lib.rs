@@ -4,8 +4,13 @@
 //! comparison rows (memcpy, the kernel) are measured in the same run on the same machine, because
 //! only their ratio says something.
 
+mod mounted;
+
+use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+
+pub use mounted::Mounted;
 
 /// Bytes of a page.
 pub const PAGE: u64 = 4096;
@@ -55,8 +60,29 @@ pub fn noise(len: usize) -> Vec<u8> {
 /// # Errors
 ///
 /// What creating and writing it gives.
-pub fn host_file(len: u64) -> io::Result<std::fs::File> {
+pub fn host_file(len: u64) -> io::Result<File> {
     let file = tempfile::tempfile()?;
+    fill(&file, len)?;
+    Ok(file)
+}
+
+/// As [`host_file`], on the disk and opened for reads past the kernel's cache (`O_DIRECT`).
+///
+/// # Errors
+///
+/// `EINVAL` where the file system has no `O_DIRECT`; what creating and writing it gives.
+pub fn direct_file(len: u64) -> io::Result<File> {
+    let named = tempfile::NamedTempFile::new()?;
+    fill(named.as_file(), len)?;
+    named.as_file().sync_all()?;
+    // Open, it outlives its name.
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_DIRECT)
+        .open(named.path())
+}
+
+fn fill(file: &File, len: u64) -> io::Result<()> {
     let chunk = noise(1 << 20);
     let mut at = 0;
     while at < len {
@@ -66,5 +92,5 @@ pub fn host_file(len: u64) -> io::Result<std::fs::File> {
         file.write_all_at(&chunk[..n], at)?;
         at += n as u64;
     }
-    Ok(file)
+    Ok(())
 }
