@@ -142,7 +142,25 @@ impl fmt::Debug for Flight {
 pub(super) struct Cursor<'m> {
     flight: Arc<Flight>,
     at: usize,
+    only: Option<Only<'m>>,
     memory: PhantomData<&'m mut [u8]>,
+}
+
+/// The only request of a flight, kept back until its submitter is done.
+struct Only<'m> {
+    part: Part<'m>,
+    op: BioOp,
+    addr: DevAddr,
+    lost_from: FilePos,
+}
+
+/// Whether the submitter waits for its requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Waits {
+    /// In the call.
+    Yes,
+    /// Somebody else does.
+    No,
 }
 
 impl<'m> Cursor<'m> {
@@ -150,6 +168,7 @@ impl<'m> Cursor<'m> {
         Self {
             flight,
             at: 0,
+            only: None,
             memory: PhantomData,
         }
     }
@@ -177,6 +196,39 @@ impl<'m> Cursor<'m> {
         };
         self.at += len;
         part
+    }
+
+    /// Keeps the only request of the flight back for [`Cursor::end`]. As [`Part::submit`].
+    pub(super) fn keep_only(
+        &mut self,
+        part: Part<'m>,
+        op: BioOp,
+        addr: DevAddr,
+        lost_from: FilePos,
+    ) {
+        self.only = Some(Only {
+            part,
+            op,
+            addr,
+            lost_from,
+        });
+    }
+
+    /// Does the request kept back: in the shortest way if the submitter waits anyway.
+    pub(super) fn end(self, device: &dyn BlockDevice, waits: Waits) {
+        let Some(only) = self.only else { return };
+        let Only {
+            part,
+            op,
+            addr,
+            lost_from,
+        } = only;
+        match waits {
+            Waits::Yes => part.transfer(device, op, addr, lost_from),
+            Waits::No => {
+                part.submit(device, op, addr, lost_from);
+            }
+        }
     }
 }
 
@@ -245,17 +297,35 @@ impl<'m> Part<'m> {
         addr: DevAddr,
         lost_from: FilePos,
     ) -> bool {
+        let segment = self.segment(op);
+        request(&self.flight, device, op, addr, segment, lost_from);
+        self.flight.has_failed()
+    }
+
+    /// As [`Part::submit`], and waits.
+    fn transfer(self, device: &dyn BlockDevice, op: BioOp, addr: DevAddr, lost_from: FilePos) {
+        let segment = self.segment(op);
+        // Counted like a request: should the device panic, the memory is not given back.
+        self.flight.pending.fetch_add(1, Ordering::Relaxed);
+        let result = device.transfer(op, addr, self.len as u64, &[segment]);
+        if let Err(error) = result {
+            self.flight.fail(error.into(), lost_from);
+        }
+        self.flight.pending.fetch_sub(1, Ordering::Release);
+    }
+
+    /// The bytes as memory of a device request, which its maker counts in `pending`.
+    fn segment(&self, op: BioOp) -> Segment {
         assert!(
             self.flight.writable || op != BioOp::Read,
             "reading into the memory of a write"
         );
-        // SAFETY: the memory stays mapped until the request has completed: `request` counts it in
-        // `pending` until then, and neither an owned buffer is handed back (`take_buffer`) nor
-        // borrowed memory (`Loan`) while it is counted. Nobody has a reference to these bytes: the
-        // part is theirs alone and consumed, and the borrow it comes from is not used meanwhile.
-        let segment = unsafe { Segment::from_raw(self.start(), self.len) };
-        request(&self.flight, device, op, addr, segment, lost_from);
-        self.flight.has_failed()
+        // SAFETY: the memory stays mapped until the request has completed: `request` and
+        // `transfer`, which consume the part, count it in `pending` until then, and neither an
+        // owned buffer is handed back (`take_buffer`) nor borrowed memory (`Loan`) while it is
+        // counted. Nobody has a reference to these bytes: the part is theirs alone, and the borrow
+        // it comes from is not used meanwhile.
+        unsafe { Segment::from_raw(self.start(), self.len) }
     }
 
     fn start(&self) -> NonNull<u8> {

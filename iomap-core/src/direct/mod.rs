@@ -52,6 +52,7 @@ use crate::ops::{DirectOps, Intent, MapFlags};
 use crate::stats::Event;
 use crate::units::{DevAddr, FilePos, FileRange};
 
+use buffer::Waits;
 use complete::{Finish, Finished};
 
 bitflags::bitflags! {
@@ -186,8 +187,8 @@ pub fn read<B: DirectOps + ?Sized>(
             .add(Event::direct_read_bytes, request.range.len());
         return Ok(DirectOutcome::Done(request.range.len()));
     }
-    let (submission, failure) = buffer::lend_mut(bytes, &**inode.device(), |mut cursor| {
-        submit::submit(backend, &request, &mut cursor)
+    let (submission, failure) = buffer::lend_mut(bytes, &**inode.device(), |cursor| {
+        submit::submit(backend, &request, cursor, Waits::Yes)
     });
     Ok(Finish::new(&request, guard, submission)
         .run(backend, failure)?
@@ -231,8 +232,8 @@ pub fn write<B: DirectOps + ?Sized>(
         }
     };
     let device = &**backend.inode().device();
-    let (submission, failure) = buffer::lend(buf, device, |mut cursor| {
-        submit::submit(backend, &request, &mut cursor)
+    let (submission, failure) = buffer::lend(buf, device, |cursor| {
+        submit::submit(backend, &request, cursor, Waits::Yes)
     });
     let Finished { outcome, sync } =
         Finish::new(&request, guard, submission).run(backend, failure)?;

@@ -3,7 +3,7 @@
 //! Owns the body for one mapping. Decides nothing ([`plan()`](super::plan())) and waits for nothing:
 //! the device requests are counted by the [flight](super::buffer::Flight) of the cursor.
 
-use super::buffer::{self, Cursor, Part};
+use super::buffer::{self, Cursor, Part, Waits};
 use super::plan::{Direction, Plan, Request, Transfer, plan};
 use crate::device::{BioOp, BlockDevice};
 use crate::error::{FsError, ProtocolError, Result};
@@ -27,11 +27,13 @@ pub(super) struct Submission {
     pub(super) stopped: Option<FsError>,
 }
 
-/// Submits the device requests of `request`, whose memory is what `cursor` has left.
+/// Submits the device requests of `request`, whose memory is what `cursor` has left. A request
+/// that is the only one is done at the end, with nothing of the backend held.
 pub(super) fn submit<B: DirectOps + ?Sized>(
     backend: &B,
     request: &Request<'_>,
-    cursor: &mut Cursor<'_>,
+    mut cursor: Cursor<'_>,
+    waits: Waits,
 ) -> Submission {
     let device = &**backend.inode().device();
     let mut submission = Submission {
@@ -47,7 +49,7 @@ pub(super) fn submit<B: DirectOps + ?Sized>(
     };
     let flags = request.flags.for_mapping();
     let outcome = for_each_mapping(backend, request.range, intent, flags, |step| {
-        mapping(request, device, cursor, &mut submission, step)
+        mapping(request, device, &mut cursor, &mut submission, step)
     });
     submission.submitted = outcome.done;
     match outcome.result {
@@ -55,6 +57,7 @@ pub(super) fn submit<B: DirectOps + ?Sized>(
         Err(MapError::UseBuffered) => submission.use_buffered = true,
         Err(MapError::Fs(error)) => submission.stopped = Some(error),
     }
+    cursor.end(device, waits);
     tracing::trace!(
         target: "iomap::direct", ino = backend.inode().ino(), range = %request.range,
         submitted = submission.submitted, kinds = ?submission.kinds, "queued",
@@ -160,6 +163,10 @@ fn transfer_part(
     };
     zero(transfer.head_addr(), transfer.zero_head, part.start());
     let memory = cursor.take(part.len() as usize);
+    if is_only(request, transfer, part) {
+        cursor.keep_only(memory, op(request, transfer), transfer.addr, part.start());
+        return part.len();
+    }
     let done = if flight.has_failed() {
         0
     } else {
@@ -177,6 +184,23 @@ fn transfer_part(
     done
 }
 
+/// Whether one device request does all of it.
+fn is_only(request: &Request<'_>, transfer: &Transfer, part: FileRange) -> bool {
+    part == request.range
+        && part.len() <= transfer.max_bio
+        && (transfer.zero_head, transfer.zero_tail) == (0, 0)
+}
+
+fn op(request: &Request<'_>, transfer: &Transfer) -> BioOp {
+    match request.direction {
+        Direction::Read => BioOp::Read,
+        Direction::Write => BioOp::Write {
+            fua: transfer.fua,
+            atomic: transfer.atomic,
+        },
+    }
+}
+
 /// Submits the bytes of a part in requests the device accepts (rule B64).
 fn bytes(
     request: &Request<'_>,
@@ -185,13 +209,7 @@ fn bytes(
     part: FileRange,
     mut memory: Part<'_>,
 ) -> u64 {
-    let op = match request.direction {
-        Direction::Read => BioOp::Read,
-        Direction::Write => BioOp::Write {
-            fua: transfer.fua,
-            atomic: transfer.atomic,
-        },
-    };
+    let op = op(request, transfer);
     let mut rest = part;
     while !rest.is_empty() {
         let now = rest.take(transfer.max_bio);

@@ -14,7 +14,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use super::buffer::Flight;
+use super::buffer::{Flight, Waits};
 use super::complete::{Finish, Finished};
 use super::plan::Request;
 use super::submit::submit;
@@ -347,8 +347,8 @@ fn submit_started<B: DirectOps + 'static>(
         Err(outcome) => return cell.resolve(DirectResult { outcome, buffer }, None),
     };
     let device = Arc::clone(&cell.device);
-    let (flight, mut cursor) = Flight::owned(buffer, writable);
-    let submission = submit(&**backend, &request, &mut cursor);
+    let (flight, cursor) = Flight::owned(buffer, writable);
+    let submission = submit(&**backend, &request, cursor, Waits::No);
     let wait = request.flags.contains(DirectFlags::FORCE_WAIT);
     let finish = Finish::new(&request, guard, submission);
     if wait {

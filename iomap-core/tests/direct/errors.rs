@@ -154,6 +154,7 @@ fn a_failed_request_stops_the_rest() {
         DirectOutcome::Done(8192)
     );
     assert_eq!(file.device.take_asked().len(), 3);
+    assert_eq!(file.counts().mappings, 3);
     let file = TestFile::new(12);
     file.lay_out(0..8, Some(1));
     fail_nth(&file, 0);
