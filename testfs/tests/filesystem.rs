@@ -4,9 +4,13 @@
 
 mod fs {
     mod basic;
+    mod concurrent;
+    mod crash;
     mod direct;
+    mod faults;
     mod names;
     mod reflink;
     mod resize;
+    mod space;
     mod util;
 }

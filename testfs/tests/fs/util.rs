@@ -41,9 +41,10 @@ impl Bed {
         Self { device, fs }
     }
 
-    /// Unmounts and mounts again.
+    /// Unmounts, checks, and mounts again.
     pub(super) fn remount(&mut self) {
         self.fs.unmount().unwrap();
+        check(&self.device);
         self.fs = mount(&self.device);
     }
 
@@ -73,6 +74,12 @@ impl Bed {
         let size = self.fs.getattr(ino).unwrap().size;
         read(&*self.open(name), 0, size as usize)
     }
+}
+
+/// Checks a file system that nobody changes.
+pub(super) fn check(device: &Arc<dyn BlockDevice>) {
+    let report = testfs::check::check(Arc::clone(device)).unwrap();
+    assert!(report.is_clean(), "{report:#?}");
 }
 
 pub(super) fn mount(device: &Arc<dyn BlockDevice>) -> Arc<TestFs> {
