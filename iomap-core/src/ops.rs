@@ -237,9 +237,11 @@ pub trait MapOps: Send + Sync {
     /// Gives back delayed allocation reservations of the blocks of `range` (block aligned), and
     /// nothing else.
     ///
-    /// - Called: after a failed or short write, for blocks with no dirty data over them.
-    /// - Holding: the inode lock and the invalidate lock exclusively; the lock of the folio over
-    ///   the range, where there is one.
+    /// - Called: after a failed or short write, for blocks with no dirty data over them; by
+    ///   writeback, for dirty blocks that got no storage and lose their data.
+    /// - Holding: after a write the inode lock and the invalidate lock exclusively; the lock of the
+    ///   folio over the range, where there is one. In writeback the folio lock alone, and in order
+    ///   A the transaction.
     /// - Must: not lock folios; not touch allocated blocks; know by itself whether the reservation
     ///   is one for copy on write (`iomap` is the mapping that was written to).
     fn release_delalloc(&self, range: FileRange, iomap: &Iomap) {

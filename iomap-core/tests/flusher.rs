@@ -119,7 +119,7 @@ fn an_inode_that_could_not_be_written_stays_on_the_list() {
     let (flusher, _time) = by_hand(&volume, config());
     let file: Arc<OrderB> = volume.file(Some(&flusher));
     file.write(0, &[1; PAGE_SIZE]).unwrap();
-    file.fail_prepare(Errno::NOMEM);
+    file.fail_prepare(0, Errno::NOMEM);
     assert_eq!(flusher.run_once(secs(30)), 0);
     assert!(is_dirty(&file));
     assert_eq!(flusher.nr_listed(), 1);

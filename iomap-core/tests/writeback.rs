@@ -17,6 +17,7 @@ use iomap_core::ops::MapOps;
 use iomap_core::page_cache::GetFolio;
 use iomap_core::sync::thread;
 use iomap_core::units::{DevAddr, FilePos, FileRange, PAGE_SIZE, PageIndex};
+use iomap_core::write::WriteOptions;
 use iomap_core::writeback::{WritebackControl, write_pages};
 
 const K: usize = 1024;
@@ -251,7 +252,7 @@ fn a_conversion_that_fails_reaches_fsync() {
     let file: Arc<OrderB> = volume(12, Mode::Lazy).file(None);
     let mut seen = file.inode().cache().sample_error();
     file.write(0, &[1; PAGE_SIZE]).unwrap();
-    file.fail_convert(Errno::UCLEAN);
+    file.fail_convert(0, Errno::UCLEAN);
     sync(&file);
     assert_eq!(
         file.inode().cache().check_and_advance(&mut seen),
@@ -466,7 +467,7 @@ fn dirty_bits_and_reservations_go_when_there_is_no_storage() {
     let file: Arc<OrderB> = volume(10, Mode::Lazy).file(None);
     let mut seen = file.inode().cache().sample_error();
     file.write(0, &[1; 3 * K]).unwrap();
-    file.fail_map(Errno::NOSPC);
+    file.fail_map(0, Errno::NOSPC);
     sync(&file);
     assert_eq!(
         file.inode().cache().check_and_advance(&mut seen),
@@ -675,7 +676,7 @@ fn what_a_hook_refuses_stays_dirty_and_is_told_at_once() {
     let file: Arc<OrderA> = volume(12, Mode::Lazy).file(None);
     let mut seen = file.inode().cache().sample_error();
     file.write(0, &[1; PAGE_SIZE]).unwrap();
-    file.fail_prepare(Errno::NOMEM);
+    file.fail_prepare(0, Errno::NOMEM);
     let error = fsync::fsync(&*file, FileRange::ALL, false).unwrap_err();
     assert_eq!(error, FsError::NoMemory);
     file.check_balance();
@@ -688,11 +689,79 @@ fn what_a_hook_refuses_stays_dirty_and_is_told_at_once() {
     assert_eq!(file.on_disk(PAGE_SIZE as u64), file.contents());
 }
 
+/// Pieces of several folios, several runs, old and new blocks.
+fn some_writes(file: &OrderB) {
+    for n in 0..6 {
+        file.write(n * 3 * K as u64, &[n as u8 + 1; 2 * K]).unwrap();
+    }
+}
+
 #[test]
-fn writers_truncates_and_syncs_beside_each_other() {
+fn whichever_step_fails_nothing_is_left_behind() {
+    type Fault = fn(&OrderB, usize);
+    let faults: [Fault; 4] = [
+        |file, n| file.volume.device.fail_write(n, Errno::IO),
+        |file, n| file.fail_map(n, Errno::NOSPC),
+        |file, n| file.fail_convert(n, Errno::NOSPC),
+        |file, n| file.fail_prepare(n, Errno::NOMEM),
+    ];
+    for (kind, fault) in faults.iter().enumerate() {
+        for n in 0..8 {
+            let volume = volume(10, Mode::Lazy);
+            let flusher = manual(&volume);
+            let file: Arc<OrderB> = volume.file(Some(&flusher));
+            some_writes(&file);
+            let cache = file.inode().cache();
+            let mut seen = cache.sample_error();
+            fault(&file, n);
+            let told = fsync::fsync(&*file, FileRange::ALL, false).is_err();
+            let kept = cache.check_and_advance(&mut seen).is_err();
+            file.check_balance();
+            assert!(!cache.has_writeback(FileRange::ALL));
+            assert_eq!(told, cache.has_dirty(FileRange::ALL), "fault {kind}, {n}");
+            assert!(!(told && kept), "fault {kind}, {n}: told twice");
+            let whole = file.on_disk(file.inode().size().bytes()) == file.contents();
+            assert_eq!(whole, !told && !kept, "fault {kind}, {n}");
+            // What is gone is gone; what comes afterwards works. The faults left over first.
+            (0..8).for_each(|_| drop(fsync::fsync(&*file, FileRange::ALL, false)));
+            some_writes(&file);
+            (0..8).for_each(|_| drop(fsync::fsync(&*file, FileRange::ALL, false)));
+            some_writes(&file);
+            sync(&file);
+            assert_eq!(file.on_disk(file.inode().size().bytes()), file.contents());
+            assert_eq!(volume.pool.nr_dirty() + volume.pool.nr_writeback(), 0);
+        }
+    }
+}
+
+#[test]
+fn what_nobody_wants_cached_leaves_when_it_has_been_written() {
+    let file: Arc<OrderB> = volume(12, Mode::Lazy).file(None);
+    let options = WriteOptions {
+        dontcache: true,
+        ..WriteOptions::default()
+    };
+    file.write_with(0, &[1; 3 * PAGE_SIZE], options).unwrap();
+    assert!(file.inode().cache().nr_pages() > 0);
+    sync(&file);
+    assert_eq!(file.inode().cache().nr_pages(), 0);
+    assert_eq!(file.on_disk(3 * PAGE_SIZE as u64), [1; 3 * PAGE_SIZE]);
+}
+
+#[test]
+fn writers_truncates_and_syncs_beside_each_other_in_order_b() {
+    stress::<false>();
+}
+
+#[test]
+fn writers_truncates_and_syncs_beside_each_other_in_order_a() {
+    stress::<true>();
+}
+
+fn stress<const A: bool>() {
     let volume = Volume::new(32 << 20, 10, 4 << 20, Mode::Lazy);
     let flusher = threaded(&volume);
-    let file: Arc<OrderB> = volume.file(Some(&flusher));
+    let file: Arc<TestFile<A>> = volume.file(Some(&flusher));
     let rounds = 400;
     let threads: Vec<_> = (0..8u64)
         .map(|id| {
@@ -706,6 +775,7 @@ fn writers_truncates_and_syncs_beside_each_other() {
                             file.write(random.u64(..200_000), &bytes).unwrap();
                         }
                         2 => fsync::fsync(&*file, FileRange::ALL, true).unwrap(),
+                        _ if random.u8(..4) == 0 => drop(file.volume.pool.shrink(64)),
                         _ if random.bool() => file.truncate(random.u64(..200_000)).unwrap(),
                         _ => drop(flusher.run_once(std::time::Duration::MAX)),
                     }

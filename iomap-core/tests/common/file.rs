@@ -1,7 +1,7 @@
 //! A file system of independent files in memory: delayed allocation, unwritten blocks, conversion
 //! at the end of the I/O, a size on disk. Records every hook; checks that they balance.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use iomap_core::device::BlockDevice;
@@ -121,19 +121,34 @@ pub(crate) enum Hook {
     SyncMetadata,
 }
 
+/// Errors for the calls to come.
+#[derive(Debug, Default)]
+struct Faults(VecDeque<Option<Errno>>);
+
+impl Faults {
+    fn add(&mut self, ok: usize, errno: Errno) {
+        self.0.extend(std::iter::repeat_n(None, ok));
+        self.0.push_back(Some(errno));
+    }
+
+    fn next(&mut self) -> Option<Errno> {
+        self.0.pop_front().flatten()
+    }
+}
+
 #[derive(Debug, Default)]
 struct State {
     blocks: BTreeMap<u64, Block>,
     generation: u64,
     disk_size: u64,
     /// Errors for the next calls of `map_writeback`.
-    map_faults: Vec<Errno>,
+    map_faults: Faults,
     /// The next answer of `map_writeback`, whatever it was asked.
     bad_map: Option<Iomap>,
     /// Errors for the next calls of `folio_prepare` for writeback.
-    prepare_faults: Vec<Errno>,
+    prepare_faults: Faults,
     /// Errors for the next calls of `ioend_done`.
-    convert_faults: Vec<Errno>,
+    convert_faults: Faults,
 }
 
 #[derive(Debug, Default)]
@@ -294,9 +309,9 @@ impl<const A: bool> TestFile<A> {
         state.generation += 1;
     }
 
-    /// The next call of `map_writeback` fails.
-    pub(crate) fn fail_map(&self, errno: Errno) {
-        self.state.lock().map_faults.push(errno);
+    /// A call of `map_writeback` fails, after `ok` more that do not.
+    pub(crate) fn fail_map(&self, ok: usize, errno: Errno) {
+        self.state.lock().map_faults.add(ok, errno);
     }
 
     /// The next call of `map_writeback` answers this.
@@ -304,14 +319,14 @@ impl<const A: bool> TestFile<A> {
         self.state.lock().bad_map = Some(iomap);
     }
 
-    /// The next call of `folio_prepare` for writeback fails.
-    pub(crate) fn fail_prepare(&self, errno: Errno) {
-        self.state.lock().prepare_faults.push(errno);
+    /// A call of `folio_prepare` for writeback fails, after `ok` more that do not.
+    pub(crate) fn fail_prepare(&self, ok: usize, errno: Errno) {
+        self.state.lock().prepare_faults.add(ok, errno);
     }
 
-    /// The next call of `ioend_done` fails.
-    pub(crate) fn fail_convert(&self, errno: Errno) {
-        self.state.lock().convert_faults.push(errno);
+    /// A call of `ioend_done` fails, after `ok` more that do not.
+    pub(crate) fn fail_convert(&self, ok: usize, errno: Errno) {
+        self.state.lock().convert_faults.add(ok, errno);
     }
 
     /// The hooks so far; forgets them.
@@ -479,7 +494,7 @@ impl<const A: bool> FolioOps for TestFile<A> {
         assert_eq!(guard.0.is_some(), A, "the transaction is open");
         assert!(folio.is_locked());
         if req.op == FolioOp::Writeback
-            && let Some(errno) = self.state.lock().prepare_faults.pop()
+            && let Some(errno) = self.state.lock().prepare_faults.next()
         {
             return Err(errno.into());
         }
@@ -534,7 +549,7 @@ impl<const A: bool> WritebackOps for TestFile<A> {
             None
         };
         let mut state = self.state.lock();
-        if let Some(errno) = state.map_faults.pop() {
+        if let Some(errno) = state.map_faults.next() {
             return Err(errno.into());
         }
         if let Some(iomap) = state.bad_map.take() {
@@ -570,7 +585,7 @@ impl<const A: bool> WritebackOps for TestFile<A> {
         self.record(Hook::Convert(ioend.range.to_string()));
         let _transaction = self.transaction.lock();
         let mut state = self.state.lock();
-        if let Some(errno) = state.convert_faults.pop() {
+        if let Some(errno) = state.convert_faults.next() {
             return Err(errno.into());
         }
         for n in self.numbers(ioend.iomap.range) {
