@@ -69,9 +69,50 @@ impl Finish {
         }
     }
 
-    /// Whether it ends without anything that needs task context.
-    pub(super) const fn is_light(&self) -> bool {
-        matches!(self.direction, Direction::Read)
+    /// Whether the end needs nothing but inner locks: a read, or a write that succeeded as a whole,
+    /// of which the backend, the cache and the caller want nothing more.
+    pub(super) fn is_light<B: DirectOps + ?Sized>(&self, backend: &B, failed: bool) -> bool {
+        let whole = self.submission.submitted == self.range.len();
+        match self.direction {
+            Direction::Read => true,
+            Direction::Write => {
+                whole
+                    && !failed
+                    && self.sync().is_none()
+                    && !backend.inode().cache().has_pages(self.range)
+                    && !backend.direct_needs_work(&self.told(self.range.len()))
+            }
+        }
+    }
+
+    /// [`Finish::run`] of a request that [`is_light`](Finish::is_light).
+    pub(super) fn run_light(
+        self,
+        inode: &Inode,
+        failure: Option<Failure>,
+    ) -> Result<DirectOutcome> {
+        match self.direction {
+            Direction::Read => Ok(self.run_read(inode, failure)?.outcome),
+            Direction::Write => {
+                let written = self.range.len();
+                inode.counters().add(Event::direct_write_bytes, written);
+                Ok(self.end(inode, written, None)?.outcome)
+            }
+        }
+    }
+
+    /// What the backend is told of `written` bytes.
+    const fn told(&self, written: u64) -> DirectDone {
+        DirectDone {
+            range: self.range,
+            written,
+            kinds: self.submission.kinds,
+        }
+    }
+
+    /// What is left to be made durable.
+    fn sync(&self) -> Option<SyncKind> {
+        self.flags.sync().filter(|_| !self.submission.write_through)
     }
 
     /// Ends the I/O; the memory is the caller's again.
@@ -90,7 +131,7 @@ impl Finish {
         }
     }
 
-    /// [`Finish::run`] of a read: takes inner locks only.
+    /// Takes inner locks only.
     pub(super) fn run_read(mut self, inode: &Inode, failure: Option<Failure>) -> Result<Finished> {
         // Clamped to the size found at the start.
         let (done, error) = moved(self.range, self.size, &mut self.submission, failure);
@@ -105,12 +146,13 @@ impl Finish {
     ) -> Result<Finished> {
         let inode = backend.inode();
         let (written, error) = moved(self.range, FilePos::MAX, &mut self.submission, failure);
-        let kinds = self.submission.kinds;
-        let told = backend.direct_done(&DirectDone {
-            range: self.range,
-            written,
-            kinds,
-        });
+        let done = self.told(written);
+        let whole = error.is_none() && written == self.range.len();
+        let told = if whole && !backend.direct_needs_work(&done) {
+            Ok(())
+        } else {
+            backend.direct_done(&done)
+        };
         // Whoever read meanwhile may have cached what the blocks held before (rules O8, B51).
         invalidate_again(inode, self.range.take(self.submission.submitted));
         inode.counters().add(Event::direct_write_bytes, written);
@@ -122,9 +164,9 @@ impl Finish {
 
     /// Lowers the count and names the outcome.
     fn end(self, inode: &Inode, done: u64, error: Option<FsError>) -> Result<Finished> {
+        let sync = self.sync().filter(|_| done > 0);
         let Self {
             range,
-            flags,
             submission,
             guard,
             ..
@@ -146,9 +188,6 @@ impl Finish {
                 sync: None,
             });
         }
-        let sync = flags
-            .sync()
-            .filter(|_| done > 0 && !submission.write_through);
         Ok(Finished {
             outcome: DirectOutcome::Done(done),
             sync,

@@ -5,7 +5,7 @@
 
 use super::buffer::{self, Cursor, Part, Waits};
 use super::plan::{Direction, Plan, Request, Transfer, plan};
-use crate::device::{BioOp, BlockDevice};
+use crate::device::{BioOp, BlockDevice, Plug};
 use crate::error::{FsError, ProtocolError, Result};
 use crate::iomap::{InlineBuffer, Iomap, MapKind};
 use crate::iter::{Flow, Step, for_each_mapping};
@@ -48,6 +48,8 @@ pub(super) fn submit<B: DirectOps + ?Sized>(
         Direction::Write => Intent::Write,
     };
     let flags = request.flags.for_mapping();
+    // Several requests enter the device together.
+    let plug = (request.range.len() > request.block_bits.size()).then(|| Plug::new(device));
     let outcome = for_each_mapping(backend, request.range, intent, flags, |step| {
         mapping(request, device, &mut cursor, &mut submission, step)
     });
@@ -57,6 +59,7 @@ pub(super) fn submit<B: DirectOps + ?Sized>(
         Err(MapError::UseBuffered) => submission.use_buffered = true,
         Err(MapError::Fs(error)) => submission.stopped = Some(error),
     }
+    drop(plug);
     cursor.end(device, waits);
     tracing::trace!(
         target: "iomap::direct", ino = backend.inode().ino(), range = %request.range,

@@ -199,16 +199,19 @@ struct End<B: DirectOps + 'static> {
 }
 
 impl<B: DirectOps + 'static> End<B> {
-    /// The rest of the request in the context of a completion: a read ends here, a write is handed
-    /// over.
+    /// The rest of the request in the context of a completion: what is light ends here, the rest is
+    /// handed over.
     fn run_in_completion(mut self) {
-        let light = self.finish.as_ref().is_some_and(Finish::is_light);
-        match (&self.backend, self.finish.take_if(|_| light)) {
-            (Some(backend), Some(finish)) => {
-                let finished = finish.run_read(backend.inode(), self.flight.failure());
-                self.resolve(finished.map(|finished| finished.outcome));
+        let failure = self.flight.failure();
+        let light =
+            |backend: &Arc<B>, finish: &Finish| finish.is_light(&**backend, failure.is_some());
+        match (&self.backend, self.finish.take()) {
+            (Some(backend), Some(finish)) if light(backend, &finish) => {
+                let outcome = finish.run_light(backend.inode(), failure);
+                self.resolve(outcome);
             }
-            _ => {
+            (_, finish) => {
+                self.finish = finish;
                 let cell = Arc::clone(&self.cell);
                 cell.hand_over(Box::new(move || self.run()));
             }
@@ -282,8 +285,8 @@ pub fn submit_read<B: DirectOps + 'static>(
 }
 
 /// Starts a write of `buffer` to `pos`. As [`write`](super::write), but syncs as well; the inode
-/// lock is needed during the call only. With [`DirectFlags::FORCE_WAIT`] the write itself, not the
-/// sync, has ended when this returns.
+/// lock is needed during the call only. With [`DirectFlags::FORCE_WAIT`], or if the write grows the
+/// file, the write itself, not the sync, has ended when this returns.
 pub fn submit_write<B: DirectOps + 'static>(
     backend: Arc<B>,
     pos: FilePos,
@@ -349,7 +352,8 @@ fn submit_started<B: DirectOps + 'static>(
     let device = Arc::clone(&cell.device);
     let (flight, cursor) = Flight::owned(buffer, writable);
     let submission = submit(&**backend, &request, cursor, Waits::No);
-    let wait = request.flags.contains(DirectFlags::FORCE_WAIT);
+    // A size moves only while the submitter holds the inode lock.
+    let wait = request.flags.contains(DirectFlags::FORCE_WAIT) || request.grows();
     let finish = Finish::new(&request, guard, submission);
     if wait {
         device.wait(&mut || flight.is_landed());

@@ -41,6 +41,17 @@ pub trait DirectOps: WritebackOps {
     /// Reported as the result of the write.
     fn direct_done(&self, done: &DirectDone) -> Result<()>;
 
+    /// Whether [`direct_done`](DirectOps::direct_done) has work for a write that succeeded as a
+    /// whole. `false`: it is not called, and an asynchronous write can end in the context of its
+    /// completion. Default: it has.
+    ///
+    /// - Called: after the last device write, maybe like an interrupt handler: inner locks only
+    ///   (see [`device`](crate::device)), must not block.
+    fn direct_needs_work(&self, done: &DirectDone) -> bool {
+        let _ = done;
+        true
+    }
+
     /// Whether a direct write to `range` can run under the shared inode lock: it neither grows the
     /// file nor needs an allocation, and if it is not aligned to blocks, everything is written
     /// already (rule O10). Asked again after every change of the lock.

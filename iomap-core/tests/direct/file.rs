@@ -77,6 +77,8 @@ pub(crate) struct State {
     pub(crate) allocate_written: bool,
     /// Flags of every mapping.
     pub(crate) flags: FsFlags,
+    /// The backend wants to hear of conversions and growth only.
+    pub(crate) light: bool,
     pub(crate) syncs: Vec<bool>,
     pub(crate) done: Vec<(u64, DirectKinds)>,
     begun: i64,
@@ -501,6 +503,11 @@ impl DirectOps for TestFile {
             }
         }
         Ok(())
+    }
+
+    fn direct_needs_work(&self, done: &DirectDone) -> bool {
+        let light = self.state.lock().light;
+        !light || !done.kinds.is_empty() || done.range.end() > self.inode.size()
     }
 
     fn is_overwrite(&self, range: FileRange) -> Result<Overwrite> {

@@ -151,6 +151,15 @@ fn a_forced_wait_returns_with_the_write_ended_and_syncs_later() {
 }
 
 #[test]
+fn the_size_moves_under_the_lock_of_the_submitter() {
+    let file = TestFile::new(12);
+    let _lock = file.inode().lock_exclusive();
+    let ticket = direct::submit_write(Arc::clone(&file), pos(0), memory(4096, 2), NONE);
+    assert_eq!(file.inode().size(), pos(4096));
+    assert_eq!(ticket.wait().outcome, Ok(DirectOutcome::Done(4096)));
+}
+
+#[test]
 fn a_failed_request_reaches_the_ticket() {
     let file = TestFile::new(12);
     file.lay_out(0..1, Some(1));
@@ -181,5 +190,40 @@ fn many_requests_end_in_any_order() {
         assert_eq!(result.outcome, Ok(DirectOutcome::Done(4096)));
         assert_eq!(result.buffer[0], n as u8);
     }
+    file.check_balance();
+}
+
+#[test]
+fn a_pure_overwrite_nobody_wants_to_hear_of_ends_in_its_completion() {
+    let file = TestFile::new(12);
+    file.lay_out(0..2, Some(1));
+    file.state.lock().light = true;
+    file.device.hold();
+    let ticket = start_write(&file, 0, 2, DirectFlags::DSYNC);
+    file.device.release();
+    // No other thread has a part in it.
+    assert!(!file.inode().direct().is_busy_after_fence());
+    assert_eq!(ticket.wait().outcome, Ok(DirectOutcome::Done(4096)));
+    assert_eq!(file.counts().direct_write_bytes, 4096);
+    // A page that came in meanwhile has to be removed, which may wait: elsewhere.
+    file.device.hold();
+    let ticket = start_write(&file, 0, 3, NONE);
+    file.cache_page(0, 2);
+    file.device.release();
+    assert_eq!(ticket.wait().outcome, Ok(DirectOutcome::Done(4096)));
+    assert_eq!(file.contents()[..4096], [3; 4096]);
+    // A failure is always told.
+    file.device.hold();
+    let ticket = start_write(&file, 0, 4, NONE);
+    file.device.set_fault(|_| Some(Errno::IO));
+    file.device.release();
+    assert!(ticket.wait().outcome.is_err());
+    assert_eq!(file.state.lock().done.len(), 1);
+    // A conversion too.
+    file.device.clear_fault();
+    file.lay_out(2..3, None);
+    let ticket = start_write(&file, 8192, 5, NONE);
+    assert_eq!(ticket.wait().outcome, Ok(DirectOutcome::Done(4096)));
+    assert_eq!(file.state.lock().done.len(), 2);
     file.check_balance();
 }
