@@ -8,14 +8,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use fastrand::Rng;
-use iomap_core::device::{BlockDevice, Limits, MemoryDevice};
+use iomap_core::device::{BioOp, BlockDevice, Limits, MemoryDevice};
 use iomap_core::error::{DeviceOp, Errno, FsError};
+use iomap_core::sync::atomic::{AtomicBool, Ordering};
 
 use super::testing::{assert_clean, at, directory, file, options};
 use super::tree::Walk;
 use super::xattr::SetMode;
-use super::{Meta, OpenOptions, Purpose};
-use crate::device::{Fault, FaultyDevice, RecordingDevice, When};
+use super::{Durable, Meta, OpenOptions, Purpose};
+use crate::device::{DeferredDevice, Fault, FaultyDevice, RecordingDevice, When};
 use crate::format::item::{BadItem, ExtentItem};
 use crate::format::superblock::{SLOT_ADDRS, SLOT_BYTES};
 use crate::format::{BlockRange, FileBlock, Ino, Key, Kind};
@@ -290,7 +291,7 @@ fn a_commit_that_failed_anywhere_can_be_repeated() {
 }
 
 #[test]
-fn threads_that_commit_at_once_share_commits_and_lose_nothing() {
+fn threads_that_commit_at_once_lose_nothing() {
     let base = Arc::new(cached(8 << 20, false));
     Meta::mkfs(Arc::clone(&base) as _, &options(4096)).unwrap();
     let device = Arc::new(RecordingDevice::new(Arc::clone(&base)).unwrap());
@@ -353,4 +354,51 @@ fn a_superblock_write_that_tears_inside_a_sector_costs_that_commit_only() {
         assert!(report.is_clean());
         assert_eq!(report.findings.len(), 1, "the slot is noted");
     }
+}
+
+#[test]
+fn whoever_comes_while_a_commit_runs_shares_the_next_one() {
+    let base = Arc::new(cached(8 << 20, true));
+    Meta::mkfs(Arc::clone(&base) as _, &options(4096)).unwrap();
+    let slow = Arc::new(AtomicBool::new(true));
+    let hold = Arc::clone(&slow);
+    let device = DeferredDevice::manual(base)
+        .holding(move |held| held.op == BioOp::Flush && hold.load(Ordering::Acquire));
+    let device = Arc::new(device);
+    let meta = Arc::new(Meta::open(Arc::clone(&device) as _, OpenOptions::default()).unwrap());
+    let create = |name: &[u8]| {
+        meta.update(Purpose::Normal, |txn| {
+            txn.create(Ino::ROOT, name, &file())?;
+            Ok(txn.generation())
+        })
+        .unwrap()
+    };
+    let commit = |generation| {
+        let meta = Arc::clone(&meta);
+        iomap_core::sync::thread::spawn(move || meta.commit_through(generation).unwrap())
+    };
+    let first = create(b"first");
+    let leader = commit(first);
+    device.wait_held(1);
+    let late = commit(first);
+    device.complete_all();
+    assert_eq!(leader.join().unwrap(), Durable::Flushed);
+    // Its generation became durable by a flush that may have begun before the call.
+    assert_eq!(late.join().unwrap(), Durable::Already);
+
+    let second = create(b"second");
+    let leader = commit(second);
+    device.wait_held(1);
+    // The commit is at its flush: changes go on, for the next one.
+    let next = [create(b"third"), create(b"fourth")];
+    assert_eq!(next, [second + 1; 2]);
+    let waiters = next.map(commit);
+    assert_eq!(meta.durable_generation(), first);
+    slow.store(false, Ordering::Release);
+    device.complete_all();
+    assert_eq!(leader.join().unwrap(), Durable::Flushed);
+    for waiter in waiters {
+        waiter.join().unwrap();
+    }
+    assert_eq!(meta.durable_generation(), second + 1, "one commit for both");
 }
