@@ -159,9 +159,10 @@ impl FolioRef {
         self.bytes().segment(offset, len)
     }
 
-    /// Notes a use, for reclaim. Call it once for each visit, not for each piece of one.
+    /// Notes a use, for reclaim. May be called for every piece that is copied: what happens at about
+    /// the same time counts once, and the visit that brought the folio in does not count.
     pub fn mark_accessed(&self) {
-        self.meta().header.mark_used();
+        self.meta().header.mark_used(self.pool.epoch());
     }
 
     /// Marks the folio at which the next readahead starts.

@@ -40,10 +40,14 @@ pub mod flag {
     pub const ON_LIST: u32 = 1 << 10;
     /// On the main list rather than the probation list.
     pub const MAIN: u32 = 1 << 11;
-    /// How often it was used since it came to its list, saturating: two bits.
+    /// How often it was used again since it came to its list, saturating: two bits.
     pub const USED_SHIFT: u32 = 12;
     /// The mask of the use count.
     pub const USED: u32 = 3 << USED_SHIFT;
+    /// The reclaim epoch in which it was last counted as used: eight bits.
+    pub const EPOCH_SHIFT: u32 = 24;
+    /// The mask of the epoch.
+    pub const EPOCH: u32 = 0xff << EPOCH_SHIFT;
     /// log2 of the pages: four bits.
     pub const ORDER_SHIFT: u32 = 16;
     /// The mask of the order.
@@ -215,18 +219,35 @@ impl Header {
         }
     }
 
-    /// Counts a use, up to three.
-    pub fn mark_used(&self) {
+    /// Counts a use, up to three, if it comes two epochs or more after the one counted last: the
+    /// pieces of one visit, which may cross the border between two epochs, are no second use.
+    pub fn mark_used(&self, epoch: u32) {
         let flags = self.flags.load(Ordering::Relaxed);
-        if flags & flag::USED != flag::USED {
-            // A lost race is a lost hint.
-            let _ = self.flags.compare_exchange(
-                flags,
-                flags + (1 << flag::USED_SHIFT),
-                Ordering::Relaxed,
-                Ordering::Relaxed,
-            );
+        let last = (flags & flag::EPOCH) >> flag::EPOCH_SHIFT;
+        if epoch.wrapping_sub(last) & 0xff < 2 {
+            return;
         }
+        let used = (flags & flag::USED) >> flag::USED_SHIFT;
+        let rest = flags & !(flag::USED | flag::EPOCH);
+        let new =
+            rest | (used + 1).min(3) << flag::USED_SHIFT | (epoch & 0xff) << flag::EPOCH_SHIFT;
+        // A lost race is a lost hint.
+        let _ = self
+            .flags
+            .compare_exchange(flags, new, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// Epochs since the use counted last, up to 255.
+    #[must_use]
+    pub fn unused_for(&self, epoch: u32) -> u32 {
+        let last = (self.flags.load(Ordering::Relaxed) & flag::EPOCH) >> flag::EPOCH_SHIFT;
+        epoch.wrapping_sub(last) & 0xff
+    }
+
+    /// Notes the epoch in which the folio came into being.
+    pub fn set_epoch(&self, epoch: u32) {
+        self.clear(flag::EPOCH);
+        self.set((epoch & 0xff) << flag::EPOCH_SHIFT);
     }
 }
 

@@ -2,9 +2,14 @@
 //!
 //! Owns the two lists of a pool and the allocation slow path. A new folio goes to the *probation*
 //! list; used again while it is there, it moves to the *main* list instead of being dropped. So a
-//! scan of a large file, which uses each folio once, passes through probation and leaves the main
-//! list alone. On the main list a use buys another round, up to three. Hits touch two bits of the
-//! folio and no lock.
+//! scan of a large file, which visits each folio once, passes through probation and leaves the main
+//! list alone. On the main list a use buys another round, up to three; what has not been used for
+//! long leaves it however much probation holds.
+//!
+//! A visit may be many small reads. To tell it from a use later on, time is counted in *epochs*: a
+//! new one begins when a sixteenth of the memory has come in, and a use counts if it comes two
+//! epochs after the last that did. Hits read the epoch and the folio's flags, seldom change these,
+//! and take no lock.
 //!
 //! Reclaim runs in the thread that allocates, which may hold folio locks and a transaction: it
 //! never writes, never waits for a lock or for I/O. It drops folios that are clean, not under
@@ -25,6 +30,15 @@ use crate::sync::atomic::Ordering;
 const BATCH: usize = 32;
 /// Pages reclaimed at a time.
 const CHUNK: u64 = 64;
+/// Epochs in which as much comes in as the memory holds.
+const EPOCHS: u64 = 16;
+/// Epochs after which a folio of the main list that was not used is stale: as much has come in
+/// meanwhile as the memory holds twice.
+const STALE: u32 = 32;
+/// One look of this many is for stale folios of the main list, whatever its size.
+const AGING: u32 = 4;
+/// Probation may hold this part of the pages of the main list before its folios go first.
+const PROBATION: u64 = 4;
 /// How often an allocation waits for memory before it gives up: each wait takes a few
 /// milliseconds, or a request of the device.
 const PATIENCE: u32 = 400;
@@ -43,6 +57,10 @@ struct List {
 pub(super) struct Lists {
     probation: List,
     main: List,
+    /// Pages that came in during this epoch.
+    added: u64,
+    /// Folios looked at.
+    looks: u32,
 }
 
 impl List {
@@ -83,6 +101,15 @@ impl Lists {
         self.probation.push(pool, id);
     }
 
+    /// Counts what has come in.
+    fn advance(&mut self, pool: &Pool, pages: u64) {
+        self.added += pages;
+        if self.added * EPOCHS >= pool.budget_pages() {
+            self.added = 0;
+            pool.next_epoch();
+        }
+    }
+
     /// Takes a folio that is being freed off its list.
     pub(super) fn remove(&mut self, pool: &Pool, id: u32) {
         let flags = pool.folio(id).header.clear(flag::ON_LIST | flag::MAIN);
@@ -96,46 +123,67 @@ impl Lists {
     /// The next folio to try, moved to the young end of its list so that it is not seen again
     /// soon. `None` for one that has earned its stay, is being freed, or cannot be dropped now.
     fn next(&mut self, pool: &'static Pool) -> Option<FolioRef> {
-        // Probation may hold a quarter of the memory before its folios have to go first.
-        let young = self.probation.tail != 0
-            && (self.main.tail == 0 || self.probation.pages * 4 > self.main.pages);
-        let id = if young {
-            self.probation.tail
+        self.looks = self.looks.wrapping_add(1);
+        let id = if self.main.tail != 0 && self.looks.is_multiple_of(AGING) {
+            self.next_main(pool, true)
+        } else if self.probation.tail != 0
+            && (self.main.tail == 0 || self.probation.pages * PROBATION > self.main.pages)
+        {
+            self.next_on_probation(pool)
         } else {
-            self.main.tail
-        };
+            self.next_main(pool, false)
+        }?;
         let header = &pool.folio(id).header;
-        let flags = header.flags();
-        let used = (flags & flag::USED) >> flag::USED_SHIFT;
-        if young {
-            self.probation.unlink(pool, id);
-            if used >= 2 {
-                header.clear(flag::USED);
-                header.set(flag::MAIN);
-                self.main.push(pool, id);
-                return None;
-            }
-            self.probation.push(pool, id);
-        } else {
-            self.main.unlink(pool, id);
-            self.main.push(pool, id);
-            if used != 0 {
-                header.unmark_used();
-                return None;
-            }
-        }
         let busy = flag::LOCKED | flag::DIRTY | flag::WRITEBACK;
-        if flags & busy != 0 || header.refs() != 1 || !header.try_get() {
+        if header.flags() & busy != 0 || header.refs() != 1 || !header.try_get() {
             return None;
         }
         Some(FolioRef::from_counted(pool, id))
+    }
+
+    /// The oldest folio on probation, unless it has been used since: then it moves to the main
+    /// list.
+    fn next_on_probation(&mut self, pool: &Pool) -> Option<u32> {
+        let id = self.probation.tail;
+        let header = &pool.folio(id).header;
+        self.probation.unlink(pool, id);
+        if header.flags() & flag::USED != 0 {
+            header.clear(flag::USED);
+            header.set(flag::MAIN);
+            self.main.push(pool, id);
+            return None;
+        }
+        self.probation.push(pool, id);
+        Some(id)
+    }
+
+    /// The oldest folio of the main list, unless it has uses left, or only what is stale is wanted
+    /// and it is not.
+    fn next_main(&mut self, pool: &Pool, only_stale: bool) -> Option<u32> {
+        let id = self.main.tail;
+        let header = &pool.folio(id).header;
+        self.main.unlink(pool, id);
+        self.main.push(pool, id);
+        if header.unused_for(pool.epoch()) >= STALE {
+            return Some(id);
+        }
+        if only_stale || header.flags() & flag::USED != 0 {
+            if !only_stale {
+                header.unmark_used();
+            }
+            return None;
+        }
+        Some(id)
     }
 }
 
 impl Pool {
     /// Puts a folio that has just joined a cache on probation.
     pub(crate) fn list_folio(&'static self, folio: &FolioRef) {
-        self.lists().add(self, folio.id());
+        folio.meta().header.set_epoch(self.epoch());
+        let mut lists = self.lists();
+        lists.add(self, folio.id());
+        lists.advance(self, folio.pages());
     }
 
     /// Drops clean folios until `pages` pages are reclaimed or all have been looked at. Returns the

@@ -89,6 +89,7 @@ impl LockedFolio {
             | flag::BLOCKS_DIRTY
             | flag::DROPBEHIND
             | flag::USED
+            | flag::EPOCH
             | flag::BLOCK;
         let flags = lower.meta().header.flags() & kept;
         self.meta().header.set(flags);

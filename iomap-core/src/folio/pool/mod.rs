@@ -126,6 +126,8 @@ pub struct Pool {
     /// Free pages without the reserve, as of the last change; a hint outside the arena lock.
     free: AtomicU32,
     lists: Mutex<Lists>,
+    /// Advances with the pages that come in: see [`reclaim`](super::reclaim). A hint, relaxed.
+    epoch: AtomicU32,
     waits: WaitTable,
     /// Allocations that wait for memory. Partner: [`Pool::notify_freeable`].
     starving: AtomicU32,
@@ -179,6 +181,7 @@ impl Pool {
             arena: Mutex::new(Rank::FolioArena, Arena::new(pages)),
             free: AtomicU32::new(budget_pages),
             lists: Mutex::new(Rank::ReclaimList, Lists::default()),
+            epoch: AtomicU32::new(0),
             waits: WaitTable::new(),
             starving: AtomicU32::new(0),
             starved: Mutex::new(Rank::Wait, ()),
@@ -272,6 +275,15 @@ impl Pool {
 
     pub(super) fn lists(&self) -> MutexGuard<'_, Lists> {
         self.lists.lock()
+    }
+
+    /// The reclaim epoch.
+    pub(super) fn epoch(&self) -> u32 {
+        self.epoch.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn next_epoch(&self) {
+        self.epoch.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Free pages of the budget: a hint.
