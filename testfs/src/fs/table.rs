@@ -216,23 +216,18 @@ impl InodeTable {
         drop(state);
         let written = inode.write_everything();
         let mut state = self.state.lock();
-        let gone = state.leave(ino);
-        let went = match (gone, &written) {
-            (Some(gone), _) => {
-                drop(state);
-                self.delete(ino, Some(&gone));
-                true
-            }
-            (None, Ok(())) => {
-                let unused = state.entries.get(&ino).is_some_and(|e| e.users == 0);
-                unused && inode.is_clean() && state.remove(ino).is_some()
-            }
-            (None, Err(error)) => {
-                tracing::warn!(target: "testfs", %ino, %error, "a file that is to leave stays");
-                false
-            }
-        };
-        drop(inode);
+        if let Some(gone) = state.leave(ino) {
+            drop(state);
+            self.delete(ino, Some(&gone));
+            return true;
+        }
+        let unused = state.entries.get(&ino).is_some_and(|e| e.users == 0);
+        let went = unused && written.is_ok() && inode.is_clean() && state.remove(ino).is_some();
+        // Before the file itself, which gives back what it was promised.
+        drop(state);
+        if let Err(error) = written {
+            tracing::warn!(target: "testfs", %ino, %error, "a file that is to leave stays");
+        }
         went
     }
 
