@@ -10,6 +10,7 @@ use super::{Finding, Report, Severity, check};
 use crate::format::item::{Dirent, ExtentItem, FileType, OrphanItem, RefcountItem};
 use crate::format::superblock::SLOT_ADDRS;
 use crate::format::{BlockRange, DiskBlock, DiskRun, FileBlock, Ino, Key, Kind, Superblock};
+use crate::meta::dir::RenameMode;
 use crate::meta::testing::{at, directory, file, new_fs};
 use crate::meta::xattr::SetMode;
 use crate::meta::{Meta, OpenOptions, Purpose, Txn};
@@ -395,6 +396,29 @@ fn touch_everything(image: &[u8]) {
         let _ = meta.update(Purpose::Normal, |txn| txn.create(ino, b"new", &file()));
         let _ = meta.update(Purpose::Normal, |txn| txn.unlink(ino, b"name 3", at(4)));
         let _ = meta.truncate(ino, 5000, |_| {});
+        let _ = meta.update(Purpose::Normal, |txn| {
+            txn.rename(
+                (ino, b"name 4"),
+                (Ino::ROOT, b"x"),
+                RenameMode::Replace,
+                at(5),
+            )
+        });
+        let _ = meta.update(Purpose::Normal, |txn| {
+            txn.rename((Ino::ROOT, b"dir"), (ino, b"y"), RenameMode::Replace, at(5))
+        });
+        let range = BlockRange::at(FileBlock::new(3), 6);
+        let _ = meta.update(Purpose::Normal, |txn| {
+            txn.clone_range(ino, range, Ino::new(4), FileBlock::new(40))
+        });
+        let _ = meta.update(Purpose::Must, |txn| {
+            txn.convert_unwritten(ino, BlockRange::ALL)
+        });
+        let _ = meta.punch(ino, range);
+        let _ = meta.update(Purpose::Normal, |txn| txn.link(ino, Ino::ROOT, b"z", at(5)));
+        let _ = meta.update(Purpose::Normal, |txn| {
+            txn.set_xattr(ino, b"user.long", &[1; 3000], SetMode::Any, at(5))
+        });
     }
     let _ = meta.commit();
 }

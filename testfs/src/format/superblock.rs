@@ -20,6 +20,8 @@ pub const VERSION: u32 = 1;
 pub const SLOT_ADDRS: [u64; 2] = [0, 65536];
 /// Bytes written for a slot; the structure is the first 512 of them, the rest is zero.
 pub const SLOT_BYTES: usize = 4096;
+/// The last generation: a commit every nanosecond reaches it after 292 years.
+pub const GENERATION_MAX: u64 = 1 << 63;
 /// Bytes of the volume label.
 pub const LABEL_BYTES: usize = 64;
 
@@ -148,6 +150,9 @@ impl Superblock {
         }
         if raw.root_addr.get() >= geometry.blocks() {
             return Err(SlotError::Field("root address"));
+        }
+        if raw.generation.get() > GENERATION_MAX {
+            return Err(SlotError::Field("generation"));
         }
         if raw.used_blocks.get() > geometry.blocks() {
             return Err(SlotError::Field("used blocks"));

@@ -210,10 +210,9 @@ impl Meta {
         self.make_room()?;
         let mut state = self.state.write();
         self.take_returned(&mut state)?;
-        let before = state.version.clone();
         let mut txn = Txn::new(&self.store, &self.space, &self.identity, &mut state);
         let result = f(&mut txn);
-        txn.finish(purpose, before, result)
+        txn.finish(purpose, result)
     }
 
     /// Promises `blocks` of data: allocating them later cannot fail for lack of space.

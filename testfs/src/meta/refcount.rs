@@ -97,12 +97,12 @@ impl Txn<'_> {
             self.remove_known(&Key::refcount(left.start))?;
             whole = DiskRun::new(left.start, left.len + whole.len);
         }
-        let right = Key::refcount(run.end());
-        if let Some(item) = self.view().get(&right, RefcountItem::decode)?
-            && item.count == count
+        if let Some((right, n)) = self.view().refcount_before(run.end())?
+            && right.start == run.end()
+            && n == count
         {
-            self.remove_known(&right)?;
-            whole.len += item.len;
+            self.remove_known(&Key::refcount(right.start))?;
+            whole.len += right.len;
         }
         self.insert_count(whole, count)
     }

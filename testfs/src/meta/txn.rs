@@ -25,6 +25,8 @@ pub struct Txn<'a> {
     space: &'a Arc<Space>,
     identity: &'a Identity,
     state: &'a mut State,
+    /// What to put back; gone when the changes are kept.
+    before: Option<Version>,
     dirty_before: u64,
     edited: bool,
     /// Taken from the map, for files.
@@ -46,6 +48,7 @@ impl<'a> Txn<'a> {
         state: &'a mut State,
     ) -> Self {
         Self {
+            before: Some(state.version.clone()),
             dirty_before: state.version.tree.dirty(),
             store,
             space,
@@ -131,7 +134,7 @@ impl<'a> Txn<'a> {
         let ino = version.next_ino;
         let next = ino.get().checked_add(1).ok_or(FsError::NoSpace)?;
         version.next_ino = crate::format::Ino::new(next);
-        version.inodes += 1;
+        version.inodes = version.inodes.saturating_add(1);
         Ok(ino)
     }
 
@@ -200,21 +203,12 @@ impl<'a> Txn<'a> {
         self.freed.push(run);
     }
 
-    /// Keeps or undoes everything.
-    pub(super) fn finish<T>(
-        mut self,
-        purpose: Purpose,
-        before: Version,
-        result: Result<T>,
-    ) -> Result<T> {
-        let result = result.and_then(|value| {
-            self.publish(purpose)?;
-            Ok(value)
-        });
-        if result.is_err() {
-            self.undo(before);
-        }
-        result
+    /// Keeps everything, or nothing if that or `result` fails.
+    pub(super) fn finish<T>(mut self, purpose: Purpose, result: Result<T>) -> Result<T> {
+        let value = result?;
+        self.publish(purpose)?;
+        self.before = None;
+        Ok(value)
     }
 
     fn publish(&mut self, purpose: Purpose) -> Result<()> {
@@ -240,8 +234,14 @@ impl<'a> Txn<'a> {
         }
         Ok(())
     }
+}
 
-    fn undo(&mut self, before: Version) {
+impl Drop for Txn<'_> {
+    /// Undoes everything, unless it was kept: after an error, and after a panic.
+    fn drop(&mut self) {
+        let Some(before) = self.before.take() else {
+            return;
+        };
         for (cell, blocks) in self.drawn.drain(..) {
             cell.fetch_add(blocks, Ordering::Relaxed);
         }

@@ -4,6 +4,8 @@
 //! descendant. One transaction: there is no moment, and no crash, at which both names or neither
 //! exist.
 
+use std::collections::BTreeSet;
+
 use iomap_core::error::{Corrupt, Errno, Result};
 
 use super::super::view::os;
@@ -49,7 +51,8 @@ impl View<'_> {
     /// Damage, and reading it.
     pub fn is_below(&self, dir: Ino, ancestor: Ino) -> Result<bool> {
         let mut at = dir;
-        for _ in 0..=self.inodes() {
+        let mut seen = BTreeSet::new();
+        while seen.insert(at) {
             if at == ancestor {
                 return Ok(true);
             }

@@ -595,3 +595,26 @@ fn no_step_of_a_deletion_grows_without_bound() {
     }
     assert!(steps > 5, "{steps}");
 }
+
+#[test]
+fn a_panic_inside_a_transaction_undoes_it() {
+    let (_, meta, ino) = one_file(1024);
+    meta.commit().unwrap();
+    let before = meta.statfs();
+    let reservation = meta.reserve(10).unwrap();
+    let panics = std::panic::AssertUnwindSafe(|| {
+        meta.update(Purpose::Must, |txn| {
+            let range = BlockRange::at(FileBlock::ZERO, 10);
+            txn.allocate_extent(ino, range, true, None, &reservation)?;
+            panic!("a bug of the caller");
+            #[expect(unreachable_code, reason = "gives the closure its type")]
+            Ok(())
+        })
+    });
+    assert!(std::panic::catch_unwind(panics).is_err());
+    assert_eq!(reservation.blocks(), 10);
+    drop(reservation);
+    assert_eq!(meta.statfs(), before);
+    let inode = meta.read(|view| view.inode(ino)).unwrap();
+    assert_eq!(inode.blocks, 0);
+}

@@ -13,6 +13,9 @@ use crate::format::DiskRun;
 
 /// A promise of blocks: allocating that many cannot fail for lack of space. Dropping it gives the
 /// rest back.
+///
+/// Splitting, merging and dropping a reservation or a grant takes the lock of the account
+/// ([`Rank::AllocGroup`](iomap_core::sync::Rank::AllocGroup)) for a moment.
 #[must_use = "dropping a reservation gives the blocks back"]
 pub struct Reservation {
     space: Arc<Space>,
