@@ -219,7 +219,7 @@ fn fill_first<B: MapOps + ?Sized>(
     let brought = fill::bring_in(
         backend,
         &window,
-        options.dontcache,
+        (options.dontcache, true),
         MapFlags::empty(),
         &Filling::new(),
     )?;
@@ -278,7 +278,7 @@ pub fn start_fill<B: MapOps + ?Sized>(
     fill::bring_in(
         backend,
         &window,
-        options.dontcache,
+        (options.dontcache, false),
         MapFlags::NOWAIT,
         &filling,
     )?;
@@ -305,7 +305,7 @@ fn start_readahead<B: MapOps + ?Sized>(backend: &B, index: PageIndex, options: R
     if let Ok(pages) = fill::bring_in(
         backend,
         &at,
-        options.dontcache,
+        (options.dontcache, false),
         MapFlags::empty(),
         &Filling::new(),
     ) {

@@ -186,17 +186,20 @@ impl PageCache {
     }
 
     /// A new folio around page `index`, of `order` or, where neighbours or memory demand it, a
-    /// smaller one; locked. `None` if the page is in the cache already: for readahead, which leaves
-    /// what is there alone.
+    /// smaller one; locked. `None` if the page is in the cache already: for filling and readahead,
+    /// which leave what is there alone.
     ///
     /// # Errors
     ///
-    /// [`FsError::NoMemory`] if there is no free or clean memory: readahead does not wait for it.
-    pub fn create_for_read(&self, index: PageIndex, order: u32) -> Result<Option<LockedFolio>> {
-        match self.create(index, order.max(self.min_order()), true) {
-            Err(FsError::WouldBlock) => Err(FsError::NoMemory),
-            other => other,
-        }
+    /// [`FsError::WouldBlock`] with `nowait`, if there is no free or clean memory: readahead does
+    /// not wait for it. [`FsError::NoMemory`] without, if waiting did not help.
+    pub fn create_for_read(
+        &self,
+        index: PageIndex,
+        order: u32,
+        nowait: bool,
+    ) -> Result<Option<LockedFolio>> {
+        self.create(index, order.max(self.min_order()), nowait)
     }
 
     /// As [`PageCache::create_for_read`]; waits for memory unless `nowait`.

@@ -92,13 +92,14 @@ impl Future for Filling {
 }
 
 /// Creates the folios of a window, as far as nothing is there yet and the file reaches, and starts
-/// reading them. Returns the pages created.
+/// reading them. Returns the pages created. `demanded`: the first one is needed now, so it waits
+/// for memory.
 ///
 /// Holding: the invalidate lock, shared.
 pub(super) fn bring_in<B: MapOps + ?Sized>(
     backend: &B,
     window: &Window,
-    dontcache: bool,
+    (dontcache, demanded): (bool, bool),
     flags: MapFlags,
     filling: &Filling,
 ) -> Result<u64> {
@@ -107,7 +108,9 @@ pub(super) fn bring_in<B: MapOps + ?Sized>(
     let mut folios = Vec::new();
     let mut at = window.start;
     while at < end {
-        match create(inode, at, end, window.order) {
+        // Only for the folio that is needed it waits for memory, holding no other.
+        let nowait = !demanded || !folios.is_empty();
+        match create(inode, at, end, window.order, nowait) {
             Ok(Some(folio)) => {
                 at = folio.end_index();
                 folios.push(folio);
@@ -144,13 +147,14 @@ fn create(
     at: crate::units::PageIndex,
     end: crate::units::PageIndex,
     order: u32,
+    nowait: bool,
 ) -> Result<Option<LockedFolio>> {
     let least = inode.cache().min_order();
     let aligned = at.get().trailing_zeros();
     let fits = end.since(at).max(1).ilog2();
     let mut order = order.min(aligned).min(fits).max(least);
     loop {
-        match inode.cache().create_for_read(at, order)? {
+        match inode.cache().create_for_read(at, order, nowait)? {
             Some(folio) => return Ok(Some(folio)),
             None if order > least => order -= 1,
             None => return Ok(None),

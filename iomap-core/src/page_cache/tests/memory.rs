@@ -1,7 +1,9 @@
 //! What stays when memory runs short, and what it all costs.
 
 use super::*;
+use crate::error::FsError;
 use crate::folio::{LockedFolio, MAX_ORDER};
+use crate::units::PageIndex;
 
 fn fill(cache: &PageCache, from: u64, to: u64) {
     let mut at = from;
@@ -153,6 +155,70 @@ fn an_owner_may_refuse() {
     assert!(keeper.0.load(std::sync::atomic::Ordering::Relaxed) >= 12);
     cache.truncate(FileRange::ALL);
     assert!(cache.is_empty(), "truncate does not ask");
+}
+
+/// Asks a thread to clean folios.
+struct Helper(std::sync::Mutex<std::sync::mpsc::Sender<u64>>);
+
+impl crate::folio::DirtyPressure for Helper {
+    fn relieve(&self, pages: u64) {
+        let _ = self.0.lock().unwrap().send(pages);
+    }
+}
+
+fn clean(cache: &PageCache, mut pages: u64) {
+    let mut at = PageIndex::ZERO;
+    while pages > 0
+        && let Some(folio) = cache.next_marked(Mark::Dirty, at, PageIndex::END)
+    {
+        at = folio.end_index();
+        let Some(mut folio) = cache.lock(&folio) else {
+            continue;
+        };
+        if folio.clear_dirty_for_io() {
+            folio.start_writeback();
+            folio.clear_all_dirty_blocks();
+            let folio = folio.unlock_keep();
+            folio.end_writeback();
+            pages = pages.saturating_sub(folio.pages());
+        }
+    }
+}
+
+#[test]
+fn an_allocation_waits_for_the_flusher_when_everything_is_dirty() {
+    let pool = pool(64);
+    let cache = cache(&pool, 12);
+    let (ask, asked) = std::sync::mpsc::channel();
+    pool.set_pressure(Some(Arc::new(Helper(std::sync::Mutex::new(ask)))));
+    std::thread::scope(|scope| {
+        let flushed = &cache;
+        scope.spawn(move || asked.iter().for_each(|pages| clean(flushed, pages)));
+        for n in 0..500 {
+            let mut folio = cache.get_or_create(page(n), order(0)).unwrap();
+            folio.set_uptodate();
+            folio.set_dirty();
+        }
+        let read = cache.create_for_read(page(1000), 0, false).unwrap();
+        assert!(read.is_some(), "a read waits for memory as well");
+        pool.set_pressure(None);
+    });
+    assert!(pool.stats().allocation_waits > 0);
+}
+
+#[test]
+fn an_allocation_that_nobody_helps_fails() {
+    let pool = pool(16);
+    let cache = cache(&pool, 12);
+    let kept: Vec<_> = (0..16)
+        .map(|n| cache.get_or_create(page(n), order(0)).unwrap())
+        .collect();
+    assert_eq!(
+        cache.get_or_create(page(100), order(0)).unwrap_err(),
+        FsError::NoMemory
+    );
+    drop(kept);
+    assert!(cache.get_or_create(page(100), order(0)).is_ok());
 }
 
 #[test]

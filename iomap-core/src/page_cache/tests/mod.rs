@@ -102,7 +102,7 @@ fn a_new_folio_shrinks_to_fit_between_its_neighbours() {
     drop(folio);
     let folio = cache.get_or_create(page(513), order(9)).unwrap();
     assert_eq!((folio.index(), folio.order()), (page(512), 9));
-    assert!(cache.create_for_read(page(700), 4).unwrap().is_none());
+    assert!(cache.create_for_read(page(700), 4, true).unwrap().is_none());
 }
 
 #[test]
