@@ -8,6 +8,7 @@ mod fs {
     mod crash;
     mod direct;
     mod faults;
+    mod model;
     mod names;
     mod reflink;
     mod resize;

@@ -12,6 +12,7 @@
 //! | punching, allocating, shifting | [`fallocate`] |
 //! | sharing | [`reflink`] |
 //! | names | [`namespace`] |
+//! | which files are in memory, and how they leave | [`table`] |
 //!
 //! Owns mounting and unmounting. Everything on the device is [`meta`](crate::meta)'s; everything in
 //! the page cache is the framework's.
@@ -25,6 +26,7 @@
 //! ```
 
 mod attr;
+mod autocommit;
 mod direct;
 mod fallocate;
 mod inline;
@@ -43,6 +45,7 @@ mod xattr;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use iomap_core::device::BlockDevice;
 use iomap_core::error::{Corrupt, Result};
@@ -53,6 +56,7 @@ use iomap_core::units::BlockBits;
 pub use self::inode::TestInode;
 pub use crate::meta::{MkfsOptions, OpenError as MountError};
 
+use self::autocommit::Autocommit;
 use self::table::InodeTable;
 use self::volume::Volume;
 use crate::meta::{Meta, OpenOptions};
@@ -68,6 +72,9 @@ pub struct MountOptions {
     pub read_only: bool,
     /// When dirty data is written.
     pub flusher: FlusherConfig,
+    /// How often changes of metadata are committed when nobody asks; `None`: never, and no thread
+    /// for it.
+    pub commit_interval: Option<Duration>,
     /// Files that nobody uses to keep in memory.
     pub idle_inodes: usize,
     /// Clean nodes of the metadata tree to keep in memory.
@@ -75,7 +82,7 @@ pub struct MountOptions {
 }
 
 impl Default for MountOptions {
-    /// 64 MiB of page cache, read-write.
+    /// 64 MiB of page cache, read-write, commits every 5 seconds.
     fn default() -> Self {
         let meta = OpenOptions::default();
         Self {
@@ -83,6 +90,7 @@ impl Default for MountOptions {
             pool: None,
             read_only: meta.read_only,
             flusher: FlusherConfig::default(),
+            commit_interval: Some(Duration::from_secs(5)),
             idle_inodes: 4096,
             cached_nodes: meta.cached_nodes,
         }
@@ -93,6 +101,7 @@ impl Default for MountOptions {
 /// lost, and nothing else.
 pub struct TestFs {
     table: Arc<InodeTable>,
+    _autocommit: Option<Autocommit>,
 }
 
 impl TestFs {
@@ -129,8 +138,11 @@ impl TestFs {
         };
         let flusher = Flusher::new(&pool, options.flusher);
         let volume = Arc::new(Volume::new(meta, device, pool, flusher, bits));
+        let table = InodeTable::new(volume, options.idle_inodes);
+        let interval = options.commit_interval.filter(|_| !options.read_only);
         Ok(Arc::new(Self {
-            table: InodeTable::new(volume, options.idle_inodes),
+            _autocommit: interval.map(|interval| Autocommit::start(&table, interval)),
+            table,
         }))
     }
 

@@ -140,8 +140,35 @@ impl InodeTable {
 
     /// Every file in memory.
     pub(super) fn all(self: &Arc<Self>) -> Vec<InodeRef> {
+        self.pick(|_| true)
+    }
+
+    /// Brings the tree up to date with what is in memory of attributes, and commits if that or
+    /// anything else has changed it.
+    pub(super) fn commit_pending(self: &Arc<Self>) -> Result<()> {
+        if self.volume.check_writable().is_err() {
+            return Ok(());
+        }
+        let mut result = Ok(());
+        for inode in self.pick(|inode| !inode.has_no_pending()) {
+            result = result.and(inode.flush_attributes());
+        }
+        let newest = self.volume.meta().newest_generation();
+        if newest > self.volume.meta().durable_generation() {
+            result = result.and(self.volume.make_durable(newest));
+        }
+        result
+    }
+
+    fn pick(self: &Arc<Self>, wanted: impl Fn(&TestInode) -> bool) -> Vec<InodeRef> {
         let mut state = self.state.lock();
-        let inos: Vec<Ino> = state.entries.keys().copied().collect();
+        let wanted = |entry: &&Entry| wanted(&entry.inode);
+        let inos: Vec<Ino> = state
+            .entries
+            .values()
+            .filter(wanted)
+            .map(|entry| entry.inode.ino)
+            .collect();
         let inodes: Vec<_> = inos
             .into_iter()
             .filter_map(|ino| state.enter(ino))

@@ -220,3 +220,35 @@ fn names_are_all_or_nothing() {
         }
     });
 }
+
+#[test]
+fn what_was_written_in_the_background_is_found_after_a_crash_without_a_sync() {
+    let bed = Bed::new(BYTES);
+    bed.fs.unmount().unwrap();
+    let options = testfs::fs::MountOptions {
+        commit_interval: Some(std::time::Duration::from_millis(1)),
+        ..Default::default()
+    };
+    let fs = TestFs::mount(Arc::clone(&bed.device), options).unwrap();
+    let bed = Bed {
+        device: Arc::clone(&bed.device),
+        fs,
+    };
+    let file = bed.create("a");
+    write(&*file, 0, &pattern(1, 100_000));
+    write(&*bed.create("b"), 0, b"inline");
+    file.sync_range(range(0, 100_000), true).unwrap();
+    let inline = testfs::format::Ino::new(bed.ino("b").0);
+    let in_tree = |ino| bed.fs.meta().read(|view| view.inode(ino)).unwrap().size > 0;
+    let meta = bed.fs.meta();
+    while !in_tree(inline) || meta.durable_generation() < meta.newest_generation() {
+        std::thread::yield_now();
+    }
+    let after = mount(&bed.device);
+    let bed = Bed {
+        device: Arc::clone(&bed.device),
+        fs: after,
+    };
+    assert!(bed.content("a") == pattern(1, 100_000));
+    assert_eq!(bed.content("b"), b"inline");
+}
