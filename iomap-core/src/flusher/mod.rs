@@ -11,7 +11,7 @@
 //!
 //! The list has its own leaf lock. [`Flusher::run_once`] and [`balance_dirty_pages`] hold nothing
 //! while they write. A writer is slowed down before it locks a folio or opens a transaction
-//! (deadlock 4 of the list in `docs/LOCKING.md`).
+//! (a wait under either could never end).
 
 mod list;
 mod throttle;

@@ -194,3 +194,52 @@ impl Helping<'_> {
         std::mem::take(&mut state.finished)
     }
 }
+
+#[cfg(all(test, not(any(iomap_shuttle, iomap_loom))))]
+mod tests {
+    use super::*;
+
+    fn ioend() -> Ioend {
+        Ioend {
+            range: FileRange::ALL.take(1),
+            iomap: Iomap::hole(FileRange::ALL.take(1)),
+            folios: Vec::new(),
+            error: None,
+            needs_work: true,
+            keep: None,
+        }
+    }
+
+    #[test]
+    fn the_worker_is_told_once_until_it_has_taken_everything() {
+        let queue = IoendQueue::new();
+        assert!(queue.push(ioend()));
+        assert!(!queue.push(ioend()), "told already");
+        assert_eq!(queue.take_scheduled().len(), 2);
+        assert!(!queue.push(ioend()), "it will look again");
+        assert_eq!(queue.take_scheduled().len(), 1);
+        assert!(queue.take_scheduled().is_empty());
+        assert!(queue.push(ioend()));
+    }
+
+    #[test]
+    fn a_waiting_helper_spares_the_worker_and_takes_what_came() {
+        let queue = IoendQueue::new();
+        let helping = queue.help();
+        assert!(!queue.push(ioend()));
+        assert!(!queue.is_empty());
+        assert_eq!(helping.take().len(), 1);
+        assert!(queue.push(ioend()), "nobody waits any more");
+    }
+
+    #[test]
+    fn errors_are_seen_by_those_who_looked_before() {
+        let queue = IoendQueue::new();
+        let before = queue.errors();
+        assert_eq!(queue.errors_since(before), Ok(()));
+        queue.note_error(Errno::NOSPC);
+        queue.note_error(Errno::NOSPC);
+        assert_eq!(queue.errors_since(before), Err(Errno::NOSPC));
+        assert_eq!(queue.errors_since(queue.errors()), Ok(()));
+    }
+}

@@ -276,3 +276,39 @@ impl Open {
         ));
     }
 }
+
+#[cfg(all(test, not(any(iomap_shuttle, iomap_loom))))]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn the_exact_range_is_what_lies_below_the_end(
+            start in 0u64..1 << 40, len in 0u64..1 << 22, size in 0u64..1 << 41,
+        ) {
+            let blocks = FileRange::at_most(FilePos::saturating(start), len);
+            let exact = exact_range(blocks, FilePos::saturating(size));
+            prop_assert_eq!(exact.start(), blocks.start());
+            prop_assert_eq!(exact.len(), len.min(size.saturating_sub(start)));
+        }
+
+        #[test]
+        fn only_what_is_contiguous_in_both_worlds_is_appended(
+            pages in 1u64..8, gap in 0u64..3, device_gap in 0u64..3, cut in 0u64..3,
+        ) {
+            let at = |start: u64, len: u64, addr: u64| {
+                let range = FileRange::at_most(FilePos::saturating(start), len);
+                Iomap::new(range, MapKind::Mapped { addr: DevAddr::new(addr) })
+            };
+            let len = pages * 4096;
+            let (first, next) = (at(0, len, 1 << 20), {
+                at(len + gap * 4096, 4096, (1 << 20) + len + device_gap * 4096)
+            });
+            let exact = exact_range(first.range, FilePos::saturating(len - cut));
+            let appended = can_append(exact, &first, 1, &next, true);
+            prop_assert_eq!(appended, gap == 0 && device_gap == 0 && cut == 0);
+            prop_assert!(!can_append(exact, &first, FOLIOS_MAX, &next, true));
+        }
+    }
+}
