@@ -17,7 +17,7 @@ use super::tree::Walk;
 use super::xattr::SetMode;
 use super::{Durable, Meta, OpenOptions, Purpose};
 use crate::device::{DeferredDevice, Fault, FaultyDevice, RecordingDevice, When};
-use crate::format::item::{BadItem, ExtentItem};
+use crate::format::item::{BadItem, ExtentItem, FileType};
 use crate::format::superblock::{SLOT_ADDRS, SLOT_BYTES};
 use crate::format::{BlockRange, FileBlock, Ino, Key, Kind};
 use crate::meta::dir::RenameMode;
@@ -106,7 +106,32 @@ fn act_somehow(meta: &Meta, rng: &mut Rng) -> Result<(), FsError> {
     };
     let ino = picked.ino;
     let range = BlockRange::at(FileBlock::new(rng.u64(..40)), rng.u64(1..12));
-    match rng.u8(..12) {
+    match rng.u8(..15) {
+        12 => meta
+            .update(Purpose::Normal, |txn| {
+                txn.link(ino, Ino::ROOT, &new_name, now)
+            })
+            .map(drop),
+        13 => meta
+            .update(Purpose::Normal, |txn| {
+                let target = vec![b't'; rng.usize(1..700)];
+                txn.symlink(Ino::ROOT, &new_name, &target, &file())
+            })
+            .map(drop),
+        14 => {
+            let other = rng.choice(&entries).cloned().unwrap_or(picked.clone());
+            let renamed = meta.update(Purpose::Normal, |txn| {
+                let from = (Ino::ROOT, &picked.name[..]);
+                match rng.bool() {
+                    true => txn.rename(from, (Ino::ROOT, &other.name), RenameMode::Exchange, now),
+                    false => txn.rename(from, (other.ino, &new_name), RenameMode::Replace, now),
+                }
+            })?;
+            match renamed.replaced {
+                Some(removed) if removed.inode.nlink == 0 => meta.evict(removed.ino),
+                _ => Ok(()),
+            }
+        }
         0 | 1 => meta
             .update(Purpose::Normal, |txn| {
                 txn.create(Ino::ROOT, &new_name, &file())
@@ -137,7 +162,7 @@ fn act_somehow(meta: &Meta, rng: &mut Rng) -> Result<(), FsError> {
         6..=8 => {
             let reservation = meta.reserve(range.len())?;
             meta.update(Purpose::Must, |txn| {
-                if txn.view().inode(ino)?.is_dir() {
+                if txn.view().inode(ino)?.file_type() != FileType::Regular {
                     return Err(FsError::Invalid("no file"));
                 }
                 let extent = txn.allocate_extent(ino, range, true, None, &reservation)?;
@@ -157,10 +182,6 @@ fn act_somehow(meta: &Meta, rng: &mut Rng) -> Result<(), FsError> {
         }
         9 => {
             let size = rng.u64(..40_000);
-            let inode = meta.read(|view| view.inode(ino))?;
-            if inode.is_dir() {
-                return Ok(());
-            }
             meta.truncate(ino, size, |inode| inode.mtime = now)
         }
         10 => meta.punch(ino, range),
@@ -168,7 +189,7 @@ fn act_somehow(meta: &Meta, rng: &mut Rng) -> Result<(), FsError> {
             let target = rng.choice(&entries).map_or(ino, |e| e.ino);
             meta.punch(target, range)?;
             meta.update(Purpose::Normal, |txn| {
-                if txn.view().inode(target)?.is_dir() {
+                if txn.view().inode(target)?.file_type() != FileType::Regular {
                     return Err(FsError::Invalid("no file"));
                 }
                 txn.clone_range(ino, range, target, range.start())?;

@@ -117,12 +117,16 @@ impl Txn<'_> {
         Ok((ino, inode))
     }
 
-    /// Adds to the number of blocks an inode occupies.
+    /// Adds to the number of blocks an inode occupies. Refuses more for what is no file with extents.
     pub(super) fn add_blocks(&mut self, ino: Ino, more: u64, less: u64) -> Result<()> {
         if more == less {
             return Ok(());
         }
         self.update_inode(ino, |inode| {
+            let has_extents = inode.body == Body::Extents;
+            if more > 0 && (inode.file_type() != FileType::Regular || !has_extents) {
+                return Err(FsError::Invalid("blocks for what has no extents"));
+            }
             inode.blocks = inode.blocks.saturating_add(more).saturating_sub(less);
             Ok(())
         })?;

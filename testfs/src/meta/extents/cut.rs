@@ -8,7 +8,7 @@ use iomap_core::error::{FsError, Result};
 
 use super::super::{Meta, Purpose, Txn};
 use super::piece_range;
-use crate::format::item::{Body, Inode, OrphanItem};
+use crate::format::item::{Body, FileType, Inode, OrphanItem};
 use crate::format::{BlockRange, FileBlock, Ino, Key};
 
 impl Txn<'_> {
@@ -53,6 +53,9 @@ impl Txn<'_> {
         let inline_max = self.geometry().inline_max() as u64;
         let mut shrinks = false;
         self.update_inode(ino, |inode| {
+            if inode.file_type() != FileType::Regular {
+                return Err(FsError::Invalid("size of what is no file"));
+            }
             shrinks = size < inode.size;
             if let Body::Inline(data) = &mut inode.body {
                 if size > inline_max {
