@@ -1,7 +1,25 @@
-//! testfs.
+//! testfs: a complete file system on [`iomap_core`], written to be read.
+//!
+//! | Module | Owns |
+//! |---|---|
+//! | [`format`] | the bytes on the device |
+//! | [`meta`] | the tree of metadata, transactions, space, commit |
+//! | [`fs`] | the mounted file system: what it supplies to the framework |
+//! | [`check`](mod@check) | finding every inconsistency of an image |
+//! | [`device`] | simulated devices: deferred, faulty, recording, slow, counting |
+//! | [`model`] | the reference: what a file system must look like |
+//! | [`torture`] | all operations mixed, from many threads, against the model |
+//! | [`run`] | the demonstration: every path, verified and measured |
+//! | [`cli`] | the program `testfs` |
+//!
+//! Start with [`fs`].
 
 pub mod check;
+pub mod cli;
 pub mod device;
 pub mod format;
 pub mod fs;
 pub mod meta;
+pub mod model;
+pub mod run;
+pub mod torture;

@@ -19,12 +19,14 @@
 //! - Requests complete in any order, whatever the order they were submitted in.
 //! - A device may be gone: from then on everything fails with `ENODEV`.
 
+pub mod counting;
 pub mod deferred;
 pub mod faulty;
 pub mod recording;
 pub mod replay;
 pub mod slow;
 
+pub use counting::{CountingDevice, Traffic};
 pub use deferred::{DeferredDevice, Held};
 pub use faulty::{Counts, Effect, Fault, FaultyDevice, When};
 pub use recording::RecordingDevice;

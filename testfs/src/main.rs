@@ -1,0 +1,5 @@
+//! The program `testfs`. See [`testfs::cli`].
+
+fn main() -> std::process::ExitCode {
+    testfs::cli::main()
+}
