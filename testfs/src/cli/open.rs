@@ -12,6 +12,7 @@ use iomap_core::error::{DeviceError, FsError};
 use iomap_core::units::DevAddr;
 
 use crate::fs::{MountError, TestFs};
+use crate::meta::open::BLANK;
 use crate::meta::{Meta, MkfsOptions};
 
 /// How much of a file must be zero for it to count as empty, bytes.
@@ -135,8 +136,10 @@ fn look(path: &Path, device: &Arc<dyn BlockDevice>) -> Result<Content, Refusal> 
             path: path.to_owned(),
             error,
         }),
-        Err(MountError::NotTestfs { found: Some(found) }) => Ok(Content::Foreign(found.to_owned())),
-        Err(MountError::NotTestfs { found: None }) => {
+        Err(MountError::NotTestfs { found: Some(found) }) if found != BLANK => {
+            Ok(Content::Foreign(found.to_owned()))
+        }
+        Err(MountError::NotTestfs { .. }) => {
             let empty = is_empty(device).map_err(|error| Refusal::Device {
                 path: path.to_owned(),
                 error,

@@ -87,6 +87,9 @@ pub enum OpenError {
     Fs(FsError),
 }
 
+/// What [`OpenError::NotTestfs`] names a start of nothing but zeroes.
+pub const BLANK: &str = "blank space";
+
 impl From<FsError> for OpenError {
     fn from(error: FsError) -> Self {
         match error {
@@ -351,5 +354,5 @@ pub fn recognise(device: &dyn BlockDevice) -> Result<Option<&'static str>, Devic
         return Ok(Some("an MBR partition table or boot sector"));
     }
     let blank = head.iter().chain(&second).all(|b| *b == 0);
-    Ok(blank.then_some("blank space"))
+    Ok(blank.then_some(BLANK))
 }

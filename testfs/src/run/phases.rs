@@ -279,6 +279,7 @@ fn buffered_cached(stage: &mut Stage) -> Result<(), RunError> {
     let calls = subject.take();
     stage.done("cached overwrite 4K", &meter, calls);
     let meter = stage.meter();
+    let mut syncs = Calls::default();
     for n in 0..calls_for(stage, 200) {
         let pos = stage.rng.u64(..pages) * PAGE;
         page.fill(n as u8 ^ 0x80);
@@ -286,9 +287,9 @@ fn buffered_cached(stage: &mut Stage) -> Result<(), RunError> {
         put(&mut model, pos, &page);
         subject.take();
         subject.fsync()?;
+        syncs.merge(subject.take());
     }
-    let calls = subject.take();
-    stage.done("fsync after 4K", &meter, calls);
+    stage.done("fsync after 4K", &meter, syncs);
     *stage.model("hot") = model;
     Ok(())
 }
