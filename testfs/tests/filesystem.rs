@@ -10,6 +10,7 @@ mod fs {
     mod faults;
     mod model;
     mod names;
+    mod nowait;
     mod reflink;
     mod resize;
     mod space;

@@ -89,10 +89,7 @@ impl TestInode {
             (inode.mtime, inode.ctime) = (time, time);
         }
         inode.size = self.core.size().bytes();
-        let promised = {
-            let map = self.mapping.read();
-            if map.inline { 0 } else { map.promised_blocks() }
-        };
+        let promised = self.mapping.read().promised_blocks();
         inode.blocks = inode.blocks.saturating_add(promised);
     }
 

@@ -110,7 +110,7 @@ impl DirectOps for TestInode {
     }
 
     fn is_overwrite(&self, range: FileRange) -> Result<Overwrite> {
-        if self.mapping.read().inline {
+        if self.inline.is_used() {
             return Ok(Overwrite::No);
         }
         let mut rest = self.blocks_of(range);

@@ -52,7 +52,7 @@ impl TestInode {
         if range.end().bytes() > self.inline.capacity() as u64 {
             self.leave_inline()?;
         }
-        Ok(self.mapping.read().inline)
+        Ok(self.inline.is_used())
     }
 
     fn preallocate(&self, range: FileRange, grows: bool) -> Result<()> {
@@ -120,7 +120,7 @@ impl TestInode {
             range.end()
         };
         let range = FileRange::between(range.start(), end);
-        if self.mapping.read().inline {
+        if self.inline.is_used() {
             return self.zero_bytes(range);
         }
         let inner = self.zero_edges(range)?;

@@ -5,6 +5,7 @@
 
 use iomap_core::error::Result;
 use iomap_core::iomap::InlineBuffer;
+use iomap_core::sync::atomic::{AtomicBool, Ordering};
 use iomap_core::sync::{Mutex, Rank};
 
 use super::inode::TestInode;
@@ -13,14 +14,30 @@ use super::inode::TestInode;
 pub(super) struct InlineData {
     bytes: Mutex<Vec<u8>>,
     capacity: usize,
+    /// Whether the file's data is here. Goes from true to false, once, under the mapping lock
+    /// (`Release`): who reads false (`Acquire`) without it finds the block that has the data.
+    used: AtomicBool,
 }
 
 impl InlineData {
-    pub(super) fn new(bytes: Vec<u8>, capacity: usize) -> Self {
+    pub(super) fn new(bytes: Option<Vec<u8>>, capacity: usize) -> Self {
+        let used = bytes.is_some();
+        let bytes = bytes.unwrap_or_default();
         Self {
             bytes: Mutex::new(Rank::InodeState, bytes),
             capacity,
+            used: AtomicBool::new(used),
         }
+    }
+
+    /// Whether the data of the file is here.
+    pub(super) fn is_used(&self) -> bool {
+        self.used.load(Ordering::Acquire)
+    }
+
+    /// The data is in a block from here on. The mapping lock is held.
+    fn leave(&self) {
+        self.used.store(false, Ordering::Release);
     }
 
     /// The first `len` bytes.
@@ -67,7 +84,7 @@ impl TestInode {
     /// Nobody changes the data meanwhile: the caller holds the inode lock exclusively, or the lock
     /// of the first folio. The folio stays as it is: what is on the device now is what it holds.
     pub(super) fn leave_inline(&self) -> Result<()> {
-        if !self.mapping.read().inline {
+        if !self.inline.is_used() {
             return Ok(());
         }
         self.volume.check_writable()?;
@@ -75,7 +92,7 @@ impl TestInode {
         self.volume.run(|meta| meta.spill_inline(self.ino))?;
         let room = {
             let mut map = self.mapping.write();
-            map.inline = false;
+            self.inline.leave();
             map.recent = None;
             self.invalidate_mappings(&map);
             map.take_inline_room()

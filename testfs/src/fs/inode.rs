@@ -62,18 +62,17 @@ impl TestInode {
             counters: Arc::clone(&volume.counters),
             stable_writes: false,
         });
-        let (is_inline, data) = match &item.body {
-            Body::Inline(data) => (true, data.clone()),
-            Body::Extents => (false, Vec::new()),
+        let data = match &item.body {
+            Body::Inline(data) => Some(data.clone()),
+            Body::Extents => None,
         };
-        let mapping = Mapping::new(is_inline);
         let capacity = volume.meta().geometry().inline_max();
         let pending = Pending::new(item, volume.meta().newest_generation());
         Arc::new(Self {
             volume: Arc::clone(volume),
             ino,
             core,
-            mapping: RwLock::new(Rank::Mapping, ino.get(), mapping),
+            mapping: RwLock::new(Rank::Mapping, ino.get(), Mapping::default()),
             generation: AtomicU64::new(0),
             disk_size: AtomicU64::new(item.size),
             inline: Arc::new(InlineData::new(data, capacity)),

@@ -94,10 +94,10 @@ impl TestInode {
     /// that.
     fn map_inline(&self, req: &MapRequest) -> Result<Option<Iomap>, MapError> {
         let mut room: Option<Reservation> = None;
-        loop {
+        while self.inline.is_used() {
             let mut map = self.mapping.write();
-            if !map.inline {
-                return Ok(None);
+            if !self.inline.is_used() {
+                break;
             }
             let capacity = self.inline.capacity() as u64;
             let inside = FileRange::at_most(FilePos::ZERO, capacity);
@@ -129,6 +129,7 @@ impl TestInode {
                 self.leave_inline()?;
             }
         }
+        Ok(None)
     }
 
     fn inline_iomap(&self, range: FileRange) -> Iomap {

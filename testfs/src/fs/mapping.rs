@@ -24,8 +24,6 @@ use crate::meta::{Grant, Reservation};
 /// What a file has in memory and not in the tree.
 #[derive(Debug, Default)]
 pub(super) struct Mapping {
-    /// The data lives in the inode; then nothing else here is used but `promised`.
-    pub(super) inline: bool,
     delalloc: Runs,
     copying: Runs,
     grants: BTreeMap<FileBlock, Grant>,
@@ -66,14 +64,6 @@ pub(super) enum Place {
 }
 
 impl Mapping {
-    /// Nothing promised, nothing looked up.
-    pub(super) fn new(inline: bool) -> Self {
-        Self {
-            inline,
-            ..Self::default()
-        }
-    }
-
     /// What is at `block`; `extent` is the tree's answer, and contains it.
     pub(super) fn place(&self, extent: Extent, block: FileBlock) -> Place {
         let range = BlockRange::between(block, extent.range.end());

@@ -44,7 +44,7 @@ impl TestInode {
         if size > old {
             return self.grow(old, size);
         }
-        if self.mapping.read().inline {
+        if self.inline.is_used() {
             return self.cut_inline(size);
         }
         self.cut(size)
@@ -66,7 +66,7 @@ impl TestInode {
 
     /// Sets the size in the tree; for inline files in memory only, the data goes with it.
     fn put_size(&self, size: FilePos) -> Result<()> {
-        if self.mapping.read().inline {
+        if self.inline.is_used() {
             self.pending.lock().inline = true;
             return Ok(());
         }
