@@ -69,7 +69,7 @@ impl Pool {
 
     /// Brings folio `id` to life, locked, with one reference.
     fn bear(&'static self, id: u32, pfn: u32, order: u32) -> Option<LockedFolio> {
-        self.users.fetch_add(1, Ordering::Relaxed);
+        self.counters.users.fetch_add(1, Ordering::Relaxed);
         let meta = self.folio(id);
         meta.describe(pfn, order);
         meta.header.revive(1);
@@ -86,7 +86,7 @@ impl Pool {
 
     fn publish_free(&self, arena: &Arena) {
         let free = arena.buddy.free_pages().saturating_sub(self.reserve_pages);
-        self.free.store(free, Ordering::Relaxed);
+        self.counters.free.store(free, Ordering::Relaxed);
     }
 
     /// A folio for a page cache out of the free memory of the budget.
@@ -139,7 +139,7 @@ impl Pool {
     pub(in crate::folio) fn notify_freeable(&self) {
         // Partner: `wait_freeable` counts itself with the lock held before it looks again; a store
         // missed here is made up for by its time limit.
-        if self.starving.load(Ordering::Relaxed) != 0 {
+        if self.counters.starving.load(Ordering::Relaxed) != 0 {
             let _guard = self.starved.lock();
             self.freed.notify_all();
         }
@@ -151,12 +151,12 @@ impl Pool {
             crate::sync::thread::yield_now();
             return;
         }
-        self.starving.fetch_add(1, Ordering::Relaxed);
+        self.counters.starving.fetch_add(1, Ordering::Relaxed);
         let mut guard = self.starved.lock();
         self.freed
             .wait_for(&mut guard, std::time::Duration::from_millis(5));
         drop(guard);
-        self.starving.fetch_sub(1, Ordering::Relaxed);
+        self.counters.starving.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -104,6 +104,12 @@ pub trait DirtyPressure: Send + Sync {
 
 #[derive(Debug, Default)]
 pub(super) struct Counters {
+    /// Free pages without the reserve, as of the last change; a hint outside the arena lock.
+    free: AtomicU32,
+    /// Allocations that wait for memory. Partner: [`Pool::notify_freeable`].
+    starving: AtomicU32,
+    /// Handles and folios. The pool retires when it reaches 0.
+    users: AtomicU64,
     pub(super) nr_pages: AtomicU64,
     pub(super) nr_dirty: AtomicU64,
     pub(super) nr_writeback: AtomicU64,
@@ -111,6 +117,19 @@ pub(super) struct Counters {
     pub(super) scanned: AtomicU64,
     pub(super) refused: AtomicU64,
     pub(super) waits: AtomicU64,
+}
+
+/// Keeps what many threads change away from what every lookup reads: on cache lines of its own.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Apart<T>(T);
+
+impl<T> Deref for Apart<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
 }
 
 /// A memory pool. See [`Pool::new`].
@@ -122,21 +141,15 @@ pub struct Pool {
     folios: Table<Folio>,
     nodes: Table<Node>,
     caches: CacheTable,
-    arena: Mutex<Arena>,
-    /// Free pages without the reserve, as of the last change; a hint outside the arena lock.
-    free: AtomicU32,
-    lists: Mutex<Lists>,
+    arena: Apart<Mutex<Arena>>,
+    lists: Apart<Mutex<Lists>>,
     /// Advances with the pages that come in: see [`reclaim`](super::reclaim). A hint, relaxed.
     epoch: AtomicU32,
     waits: WaitTable,
-    /// Allocations that wait for memory. Partner: [`Pool::notify_freeable`].
-    starving: AtomicU32,
     starved: Mutex<()>,
     freed: Condvar,
     pressure: Mutex<Option<Arc<dyn DirtyPressure>>>,
-    counters: Counters,
-    /// Handles and folios. The pool retires when it reaches 0.
-    users: AtomicU64,
+    counters: Apart<Counters>,
 }
 
 impl Pool {
@@ -151,7 +164,7 @@ impl Pool {
             return Err(FsError::Invalid("the largest folio order is 9"));
         }
         if let Some(pool) = retired::take(&config) {
-            pool.users.store(1, Ordering::Relaxed);
+            pool.counters.users.store(1, Ordering::Relaxed);
             return Ok(PoolHandle { pool });
         }
         let pool = Self::build(config)?;
@@ -178,17 +191,18 @@ impl Pool {
             folios: Table::new(pages + 1)?,
             nodes: Table::new(nodes.min(1 << 30))?,
             caches: CacheTable::new(),
-            arena: Mutex::new(Rank::FolioArena, Arena::new(pages)),
-            free: AtomicU32::new(budget_pages),
-            lists: Mutex::new(Rank::ReclaimList, Lists::default()),
+            arena: Apart(Mutex::new(Rank::FolioArena, Arena::new(pages))),
+            lists: Apart(Mutex::new(Rank::ReclaimList, Lists::default())),
             epoch: AtomicU32::new(0),
             waits: WaitTable::new(),
-            starving: AtomicU32::new(0),
             starved: Mutex::new(Rank::Wait, ()),
             freed: Condvar::new(),
             pressure: Mutex::new(Rank::InodeState, None),
-            counters: Counters::default(),
-            users: AtomicU64::new(1),
+            counters: Apart(Counters {
+                free: AtomicU32::new(budget_pages),
+                users: AtomicU64::new(1),
+                ..Counters::default()
+            }),
             budget_pages,
             reserve_pages,
             config,
@@ -288,7 +302,7 @@ impl Pool {
 
     /// Free pages of the budget: a hint.
     pub(super) fn free_pages(&self) -> u32 {
-        self.free.load(Ordering::Relaxed)
+        self.counters.free.load(Ordering::Relaxed)
     }
 
     // ---- accounting
@@ -345,7 +359,7 @@ impl Pool {
     // ---- the life of the pool
 
     fn put_user(&'static self) {
-        if self.users.fetch_sub(1, Ordering::AcqRel) == 1 {
+        if self.counters.users.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.retire();
         }
     }
@@ -404,7 +418,7 @@ impl PoolHandle {
 
 impl Clone for PoolHandle {
     fn clone(&self) -> Self {
-        self.pool.users.fetch_add(1, Ordering::Relaxed);
+        self.pool.counters.users.fetch_add(1, Ordering::Relaxed);
         Self { pool: self.pool }
     }
 }
