@@ -7,7 +7,7 @@ use iomap_core::device::bytes::{read_bytes, write_bytes};
 use iomap_core::device::parking::Parking;
 use iomap_core::device::{Bio, BioOp, BlockDevice, Limits, MemoryDevice};
 use iomap_core::error::Errno;
-use iomap_core::sync::{Mutex, Rank};
+use iomap_core::sync::{Mutex, Rank, thread};
 use iomap_core::units::DevAddr;
 
 /// Somebody else's old bytes: what every block never written holds.
@@ -106,14 +106,14 @@ impl TestDevice {
     /// Waits until `n` requests are held.
     pub(crate) fn await_held(&self, n: usize) {
         while self.held().len() < n {
-            std::thread::yield_now();
+            thread::yield_now();
         }
     }
 
     /// Waits until `n` threads wait for the device.
     pub(crate) fn await_waiters(&self, n: usize) {
         while self.state.lock().waiters < n {
-            std::thread::yield_now();
+            thread::yield_now();
         }
     }
 
