@@ -158,8 +158,7 @@ impl Transfer {
 ///
 /// # Errors
 ///
-/// [`FsError::Protocol`] for a kind that may not be here: delayed allocation, or a hole to write
-/// to. [`FsError::Invalid`] for an untorn write that is not covered by the mapping.
+/// [`FsError::Protocol`] for a kind that may not be written to: delayed allocation, or a hole. [`FsError::Invalid`] for an untorn write that is not covered by the mapping.
 pub fn plan(
     request: &Request<'_>,
     iomap: &Iomap,
@@ -174,7 +173,10 @@ pub fn plan(
     };
     let reads = request.direction == Direction::Read;
     let addr = match (&iomap.kind, iomap.addr_at(part.start())) {
-        (MapKind::Delalloc, _) => return bad("delayed allocation to direct I/O"),
+        // A store through a memory mapping got in between the look at the cache and the mapping:
+        // what it stored is in the cache only.
+        (MapKind::Delalloc, _) if reads => return Ok(Plan::UseBuffered),
+        (MapKind::Delalloc, _) => return bad("delayed allocation to a direct write"),
         (MapKind::Inline { .. }, _) => return Ok(Plan::Inline),
         (MapKind::Hole, _) if !reads => return bad("a hole to a direct write"),
         (MapKind::Hole | MapKind::Unwritten { .. }, _) if reads => return Ok(Plan::Zeroes),

@@ -2,7 +2,7 @@
 
 use iomap_core::device::{BioOp, Limits};
 use iomap_core::direct::{DirectFlags, DirectOutcome};
-use iomap_core::error::{Errno, FsError};
+use iomap_core::error::Errno;
 use iomap_core::iomap::FsFlags;
 use iomap_core::ops::{DirectKinds, MapOps};
 
@@ -206,15 +206,22 @@ fn inline_data_is_copied() {
     file.check_balance();
 }
 
+/// A store through a memory mapping reserved the block after the cache was looked at.
 #[test]
-fn delayed_allocation_is_no_answer_to_direct_io() {
+fn a_read_of_reserved_blocks_comes_from_the_cache() {
     let file = TestFile::new(12);
-    file.state.lock().blocks.insert(0, Block::Delalloc);
-    file.inode().set_size(crate::pos(4096));
-    let mut to = memory(4096, 0);
-    let error = read(&file, 0, &mut to, NONE).unwrap_err();
-    assert!(matches!(error, FsError::Protocol(_)));
-    assert_eq!(error.errno(), Errno::IO);
+    file.lay_out(0..1, Some(1));
+    file.inode().set_size(crate::pos(8192));
+    let storing = std::sync::Arc::clone(&file);
+    file.hooks.lock().begin = Some(Box::new(move |req| {
+        if req.range.start().bytes() == 4096 {
+            storing.store(1, 7);
+        }
+        Ok(())
+    }));
+    let outcome = read(&file, 0, &mut memory(8192, 0), NONE).unwrap();
+    assert_eq!(outcome, DirectOutcome::UseBuffered { done: 4096 });
+    file.hooks.lock().begin = None;
     file.check_balance();
 }
 
