@@ -2,7 +2,7 @@
 //!
 //! | Module | Owns |
 //! |---|---|
-//! | [`format`] | the bytes on the device |
+//! | [`format`](mod@format) | the bytes on the device |
 //! | [`meta`] | the tree of metadata, transactions, space, commit |
 //! | [`fs`] | the mounted file system: what it supplies to the framework |
 //! | [`check`](mod@check) | finding every inconsistency of an image |

@@ -1,7 +1,7 @@
 //! The program: `run`, `mkfs`, `check`, `torture`.
 //!
 //! Owns arguments, exit codes and what is printed. What the commands do is
-//! [`run`](crate::run), [`check`](mod@crate::check), [`torture`](crate::torture).
+//! [`run`](mod@crate::run), [`check`](mod@crate::check), [`torture`](crate::torture).
 //!
 //! | Code | Means |
 //! |---|---|

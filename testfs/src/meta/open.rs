@@ -88,7 +88,7 @@ pub enum OpenError {
 }
 
 /// What [`OpenError::NotTestfs`] names a start of nothing but zeroes.
-pub const BLANK: &str = "blank space";
+pub(crate) const BLANK: &str = "blank space";
 
 impl From<FsError> for OpenError {
     fn from(error: FsError) -> Self {

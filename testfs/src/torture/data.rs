@@ -103,7 +103,7 @@ fn note(call: Call<'_>, op: &DataOp) {
 
 /// The bytes a call at this many bytes may be aligned to.
 fn misaligned(pos: u64, len: u64) -> bool {
-    pos % 4096 != 0 || len % 4096 != 0
+    !pos.is_multiple_of(4096) || !len.is_multiple_of(4096)
 }
 
 impl<'a> Call<'a> {
@@ -128,7 +128,7 @@ impl<'a> Call<'a> {
 
     /// The opened file to use for these flags.
     fn handle_for(&self, flags: IoFlags) -> Result<Option<Arc<dyn OpenFile>>, Fail> {
-        self.handle(flags.contains(IoFlags::DIRECT) && self.tag % 2 == 0)
+        self.handle(flags.contains(IoFlags::DIRECT) && self.tag.is_multiple_of(2))
     }
 
     fn write(self, pos: Option<u64>, len: u32, flags: IoFlags) -> Result<(), Fail> {
@@ -370,7 +370,7 @@ impl<'a> Call<'a> {
             (Err(error), Some(before)) => {
                 self.excuse(&error, what, true)?;
                 self.settle(&before)?;
-                return self.check_size(what);
+                self.check_size(what)
             }
             _ => self.check_size(what),
         }
@@ -436,7 +436,7 @@ impl<'a> Call<'a> {
         }
         let zeroes = matches!(mode, Fallocate::PunchHole | Fallocate::ZeroRangeKeepSize);
         let layout = content.shared();
-        if zeroes && pos + len <= content.state().bytes.size() && self.world.faulty == false {
+        if zeroes && pos + len <= content.state().bytes.size() && !self.world.faulty {
             let _range = content.hold(layout, (pos, pos + len), true);
             let data: Arc<[u8]> = vec![0; usize::try_from(len).unwrap_or(0)].into();
             let id = content.begin_write(pos, &data);
@@ -502,7 +502,7 @@ impl<'a> Call<'a> {
         let _second = (!same).then(|| second.exclusive());
         let source = a.state().bytes.size();
         // The last bytes of a file may be shared although they fill no block.
-        let len = if source > pos && pos + len > source && self.tag % 3 != 0 {
+        let len = if source > pos && pos + len > source && !self.tag.is_multiple_of(3) {
             source - pos
         } else {
             len

@@ -153,8 +153,12 @@ impl OpenFile for MemFile {
         to.may(OpenFlags::WRITE)?;
         let mut tree = self.tree.lock();
         let from = tree.file(self.ino)?;
-        let aligned_end = range.end().bytes() % BLOCK == 0 || range.end().bytes() == from.size();
-        if range.start().bytes() % BLOCK != 0 || at.bytes() % BLOCK != 0 || !aligned_end {
+        let aligned_end =
+            range.end().bytes().is_multiple_of(BLOCK) || range.end().bytes() == from.size();
+        if !range.start().bytes().is_multiple_of(BLOCK)
+            || !at.bytes().is_multiple_of(BLOCK)
+            || !aligned_end
+        {
             return Err(FsError::Invalid("not block aligned"));
         }
         if range.end().bytes() > from.size() {
