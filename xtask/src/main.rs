@@ -21,7 +21,7 @@ usage: cargo xtask <command>
 
   test [--quick | --long]  every test suite; --quick leaves out the model checkers and the
                            torture run, --long raises seeds and time
-  ci                       what .ci/run does: fmt, lint, doc, smoke, test
+  ci                       what .ci/run does: fmt, lint, doc, every bench once, test
   fmt                      formats every file
   lint                     clippy, warnings are errors
   doc                      builds the documentation, warnings are errors
@@ -106,7 +106,7 @@ fn ci() -> Result<Counts, String> {
     let mut counts = Step::cargo("fmt", &["fmt", "--all", "--check"]).check();
     counts += lint()?;
     counts += doc();
-    counts += suites::smoke();
+    counts += suites::benches_once();
     counts += suites::all(Effort::Normal);
     counts.print();
     Ok(counts)

@@ -109,42 +109,48 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     entries.map(|entry| entry.path()).collect()
 }
 
-/// The programs of testfs in release, each as one test.
+/// The programs of testfs in release, each run as one test.
 fn testfs(effort: Effort) -> Counts {
-    let _ = effort;
-    smoke_run()
+    let mut counts = smoke_run();
+    let (seeds, ops) = match effort {
+        Effort::Quick | Effort::Normal => ("4", "25000"),
+        Effort::Long => ("100", "200000"),
+    };
+    let quiet: &[&str] = &["--seed", "1", "--seeds", seeds, "--ops", ops];
+    for (name, more) in [
+        ("torture", &[] as &[&str]),
+        ("torture, small blocks", &["--block-size", "1024"]),
+        ("torture, faulty device", &["--device-faults", "0.001"]),
+    ] {
+        counts += testfs_step(name, &[&["torture"], quiet, more].concat()).check();
+    }
+    counts
 }
 
 /// The first command of the README on a new file, and every bench once.
 pub(crate) fn smoke() -> Counts {
     let mut counts = smoke_run();
-    if Path::new("benches/Cargo.toml").exists() {
-        let args = ["bench", "--package", "benches", "--", "--test"];
-        counts += Step::cargo("every bench once", &args).check();
-    }
+    counts += benches_once();
     counts
+}
+
+/// Every bench, one iteration each.
+pub(crate) fn benches_once() -> Counts {
+    let args = ["bench", "--package", "benches", "--", "--test"];
+    Step::cargo("every bench once", &args).check()
 }
 
 /// `testfs run` on a file that does not exist yet, and again on what the first run left.
 fn smoke_run() -> Counts {
-    let mut counts = Counts::default();
-    if !Path::new("testfs/src/main.rs").exists() {
-        println!("\ntestfs has no program yet");
-        return counts;
-    }
     let image = Path::new("target").join(format!("smoke-{}.img", std::process::id()));
     let path = image.display().to_string();
-    let args = [
-        "run",
-        "--release",
-        "--package",
-        "testfs",
-        "--",
-        "run",
-        &path,
-    ];
-    counts += Step::cargo("testfs run, new image", &args).check();
-    counts += Step::cargo("testfs run, used image", &args).check();
+    let mut counts = testfs_step("run, new image", &["run", &path]).check();
+    counts += testfs_step("run, used image", &["run", &path]).check();
     let _ = std::fs::remove_file(&image);
     counts
+}
+
+fn testfs_step(name: &str, args: &[&str]) -> Step {
+    let cargo = ["run", "--release", "--package", "testfs", "--"];
+    Step::cargo(&format!("testfs {name}"), &[&cargo, args].concat())
 }
