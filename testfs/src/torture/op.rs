@@ -405,7 +405,7 @@ fn name(rng: &mut Rng) -> NameOp {
         27..34 => xattr(rng),
         34..37 => NameOp::SetAttr {
             at,
-            mode: rng.bool().then(|| rng.u16(..) & 0o7777),
+            mode: rng.bool().then(|| rng.u16(..) & 0o1777),
             owner: rng.bool().then(|| rng.u32(..1 << 20)),
             mtime: rng.bool().then(|| rng.i64(-1000..1 << 33)),
         },

@@ -165,7 +165,10 @@ impl Tree {
             ino: Ino(ino),
             generation: 1,
             kind,
-            mode: new.mode & 0o7777,
+            mode: match kind {
+                FileType::Symlink => 0o777,
+                _ => new.mode & 0o7777,
+            },
             nlink: if kind == FileType::Directory { 2 } else { 1 },
             uid: new.uid,
             gid: new.gid,
