@@ -36,6 +36,7 @@ struct State {
 /// See the module documentation.
 pub(crate) struct TestDevice {
     inner: MemoryDevice,
+    limits: Limits,
     state: Mutex<State>,
     parking: Parking,
 }
@@ -49,21 +50,18 @@ impl std::fmt::Debug for TestDevice {
 impl TestDevice {
     /// `size` bytes of [`SECRET`].
     pub(crate) fn new(size: usize, limits: Limits) -> Arc<Self> {
-        let inner = MemoryDevice::with_limits(size as u64, limits);
-        let device = Arc::new(Self {
-            inner,
+        Arc::new(Self {
+            inner: MemoryDevice::from_image(&vec![SECRET; size]),
+            limits,
             state: Mutex::new(Rank::DeviceQueue, State::default()),
             parking: Parking::new(),
-        });
-        device.fill(0, size as u64, SECRET);
-        device
+        })
     }
 
     /// Makes `len` bytes at `addr` be `byte`, behind everyone's back.
     pub(crate) fn fill(&self, addr: u64, len: u64, byte: u8) {
-        for at in (addr..addr + len).step_by(512) {
-            write_bytes(&self.inner, DevAddr::new(at), &[byte; 512], false).expect("memory");
-        }
+        let bytes = vec![byte; len as usize];
+        write_bytes(&self.inner, DevAddr::new(addr), &bytes, false).expect("memory");
     }
 
     /// From here on requests wait to be completed by the test.
@@ -135,10 +133,7 @@ impl TestDevice {
     /// The bytes at `addr`, whole sectors.
     pub(crate) fn bytes(&self, addr: u64, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
-        for (n, sector) in bytes.chunks_mut(512).enumerate() {
-            let at = DevAddr::new(addr + 512 * n as u64);
-            read_bytes(&self.inner, at, sector).expect("memory");
-        }
+        read_bytes(&self.inner, DevAddr::new(addr), &mut bytes).expect("memory");
         bytes
     }
 
@@ -164,7 +159,7 @@ impl BlockDevice for TestDevice {
     }
 
     fn limits(&self) -> &Limits {
-        self.inner.limits()
+        &self.limits
     }
 
     fn submit(&self, bio: Bio) {

@@ -116,7 +116,12 @@ impl TestFile {
     }
 
     pub(crate) fn with(bits: u32, limits: Limits, inline: Option<usize>) -> Arc<Self> {
-        let device = TestDevice::new(4 << 20, limits);
+        let size = if cfg!(iomap_shuttle) {
+            64 << 10
+        } else {
+            4 << 20
+        };
+        let device = TestDevice::new(size, limits);
         let config = PoolConfig {
             huge_pages: false,
             ..PoolConfig::with_budget(8 << 20)
