@@ -79,7 +79,7 @@ fn read(file: &TestFile) -> Vec<u8> {
 
 #[test]
 fn a_direct_read_beside_a_store_and_its_writeback_sees_zeroes_or_the_store() {
-    on_a_disk(1000, |file| {
+    on_a_disk(8000, |file| {
         file.inode().set_size(pos(4096));
         let reader = {
             let file = Arc::clone(file);
