@@ -79,7 +79,12 @@ impl Vfs for MemFs {
             }));
         }
         let body = Body::Symlink(target.to_vec());
-        self.tree.lock().create(dir, name, body, None, new)
+        // Nobody asks for the permission to follow a link.
+        let new = NewInode {
+            mode: 0o777,
+            ..*new
+        };
+        self.tree.lock().create(dir, name, body, None, &new)
     }
 
     fn readlink(&self, ino: Ino) -> Result<Vec<u8>> {
