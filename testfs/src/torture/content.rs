@@ -30,6 +30,8 @@ pub struct Content {
     layout: RwLock<()>,
     ranges: Mutex<Vec<Held>>,
     freed: Condvar,
+    /// A change of size or layout has ended.
+    reshaped: Condvar,
     state: Mutex<State>,
 }
 
@@ -53,6 +55,8 @@ pub struct State {
     inflight: Vec<(u64, u64, Arc<[u8]>)>,
     observers: Vec<Observer>,
     reshaping: bool,
+    /// Changes of size or layout that have ended.
+    changes: u64,
     next: u64,
 }
 
@@ -142,6 +146,7 @@ impl Content {
             layout: RwLock::new(()),
             ranges: Mutex::new(Vec::new()),
             freed: Condvar::new(),
+            reshaped: Condvar::new(),
             state: Mutex::new(State {
                 bytes: FileBytes::new(),
                 doubt: doubtful.then(Doubt::default),
@@ -149,6 +154,7 @@ impl Content {
                 inflight: Vec::new(),
                 observers: Vec::new(),
                 reshaping: false,
+                changes: 0,
                 next: 0,
             }),
         }
@@ -235,6 +241,8 @@ impl Content {
         let state = &mut *state;
         let result = change(&mut state.bytes);
         state.reshaping = false;
+        state.changes += 1;
+        self.reshaped.notify_all();
         for observer in &mut state.observers {
             let now = state.bytes.slice(observer.pos, observer.len);
             observer.other.push((observer.pos, now.into()));
@@ -277,6 +285,11 @@ impl Content {
     pub fn observed(&self, id: u64, got: Option<&[u8]>, short: bool) -> Result<(), String> {
         let observer = {
             let mut state = self.state.lock();
+            // What a change under way makes of the file is known when it has ended.
+            let change = state.changes;
+            while state.reshaping && state.changes == change {
+                self.reshaped.wait(&mut state);
+            }
             let at = state.observers.iter().position(|o| o.id == id);
             at.map(|at| state.observers.swap_remove(at))
         };
