@@ -11,8 +11,8 @@ use std::sync::Arc;
 use iomap_core::error::{Errno, FsError, Result};
 use iomap_core::stats::Snapshot;
 use iomap_core::vfs::{
-    Attr, DirEntry, FileType, Ino, NewInode, OpenFile, OpenFlags, RenameMode, SetAttr, Special,
-    StatFs, Vfs, XattrMode,
+    Attr, DirEntry, Ino, NewInode, OpenFile, OpenFlags, RenameMode, SetAttr, Special, StatFs, Vfs,
+    XattrMode,
 };
 use parking_lot::Mutex;
 
@@ -38,15 +38,6 @@ impl MemFs {
             tree: Arc::new(Mutex::new(Tree::new())),
         })
     }
-}
-
-/// Attributes of users belong to files and directories only.
-fn may_have_user(attr: &Attr, name: &[u8]) -> Result<()> {
-    let keeps = matches!(attr.kind, FileType::Regular | FileType::Directory);
-    if keeps || !name.starts_with(b"user.") {
-        return Ok(());
-    }
-    Err(os(Errno::PERM))
 }
 
 impl Vfs for MemFs {
@@ -88,12 +79,7 @@ impl Vfs for MemFs {
             }));
         }
         let body = Body::Symlink(target.to_vec());
-        // Nobody asks for the permission to follow a link.
-        let new = NewInode {
-            mode: 0o777,
-            ..*new
-        };
-        self.tree.lock().create(dir, name, body, None, &new)
+        self.tree.lock().create(dir, name, body, None, new)
     }
 
     fn readlink(&self, ino: Ino) -> Result<Vec<u8>> {
@@ -163,7 +149,6 @@ impl Vfs for MemFs {
             return Err(os(Errno::TOOBIG));
         }
         let mut tree = self.tree.lock();
-        may_have_user(&tree.node(ino)?.attr, name)?;
         let xattrs = &mut tree.node_mut(ino)?.xattrs;
         match (mode, xattrs.contains_key(name)) {
             (XattrMode::Create, true) => Err(os(Errno::EXIST)),
@@ -182,7 +167,6 @@ impl Vfs for MemFs {
 
     fn removexattr(&self, ino: Ino, name: &[u8]) -> Result<()> {
         let mut tree = self.tree.lock();
-        may_have_user(&tree.node(ino)?.attr, name)?;
         match tree.node_mut(ino)?.xattrs.remove(name) {
             Some(_) => Ok(()),
             None => Err(os(Errno::NODATA)),
