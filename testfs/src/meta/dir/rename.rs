@@ -97,23 +97,26 @@ impl Txn<'_> {
             ino: entry.ino,
             file_type: entry.file_type,
         });
+        match (mode, target) {
+            (RenameMode::NoReplace, Some(_)) => return Err(os(Errno::EXIST)),
+            (RenameMode::Exchange, None) => return Err(os(Errno::NOENT)),
+            _ => {}
+        }
         if file_type == FileType::Directory && self.view().is_below(to_dir, ino)? {
             return Err(os(Errno::INVAL));
         }
-        let replaced = match (mode, target) {
-            (RenameMode::NoReplace, Some(_)) => return Err(os(Errno::EXIST)),
-            (RenameMode::Exchange, None) => return Err(os(Errno::NOENT)),
-            (_, Some(target)) if target.ino == ino => None,
-            (RenameMode::Exchange, Some(target)) => {
+        let replaced = match target {
+            Some(target) if target.ino == ino => None,
+            Some(target) if mode == RenameMode::Exchange => {
                 self.exchange(source, target, now)?;
                 None
             }
-            (RenameMode::Replace, Some(target)) => {
+            Some(target) => {
                 let removed = self.replace(source, target, now)?;
                 self.move_to(source, to_dir, to, now)?;
                 Some(removed)
             }
-            (_, None) => {
+            None => {
                 self.move_to(source, to_dir, to, now)?;
                 None
             }
