@@ -11,7 +11,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use crate::device::{Bio, BioOp, Completion, Segment};
+use crate::device::{Bio, BioOp, Completion, Plug, Segment};
 use crate::error::{DeviceError, Result};
 use crate::folio::{LockedFolio, ReadingFolio};
 use crate::folio_write::fill_inline;
@@ -337,6 +337,8 @@ fn submit(inode: &Inode, folios: Vec<LockedFolio>, pieces: Vec<Piece>, filling: 
         })
         .collect();
     let max = inode.device().limits().max_transfer;
+    // One entry into the kernel for all of them.
+    let _plug = (pieces.len() > 1).then(|| Plug::new(&**inode.device()));
     let mut run: Vec<(Arc<FolioRead>, Range<usize>)> = Vec::new();
     let (mut start, mut len) = (DevAddr::default(), 0);
     for piece in pieces {
