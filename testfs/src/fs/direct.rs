@@ -109,6 +109,11 @@ impl DirectOps for TestInode {
         result
     }
 
+    fn direct_needs_work(&self, done: &DirectDone) -> bool {
+        let end = done.range.take(done.written).end();
+        !done.kinds.is_empty() || end.bytes() > self.disk_size() || end > self.core.size()
+    }
+
     fn is_overwrite(&self, range: FileRange) -> Result<Overwrite> {
         if self.inline.is_used() {
             return Ok(Overwrite::No);
