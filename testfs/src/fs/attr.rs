@@ -11,7 +11,7 @@ use iomap_core::iomap::InlineBuffer;
 
 use super::inode::TestInode;
 use crate::format::item::{Body, Inode, Time};
-use crate::meta::Purpose;
+use crate::meta::{Purpose, Txn};
 
 /// Set-user-id and set-group-id, and the bit that makes the latter one.
 const S_ISUID: u32 = 0o4000;
@@ -31,7 +31,28 @@ pub(super) struct Pending {
     generation: u64,
 }
 
+/// What a transaction has taken out of [`Pending`].
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Taken {
+    pub(super) modified: Option<Time>,
+    pub(super) inline: bool,
+}
+
 impl Pending {
+    /// Takes out everything for the tree.
+    fn take(&mut self) -> Taken {
+        Taken {
+            modified: self.modified.take(),
+            inline: std::mem::take(&mut self.inline),
+        }
+    }
+
+    /// The transaction failed: what it took is pending again, unless something newer is.
+    pub(super) fn put_back(&mut self, taken: Taken) {
+        self.modified = self.modified.or(taken.modified);
+        self.inline |= taken.inline;
+    }
+
     /// Nothing pending for `item`, which is durable when `generation` is.
     pub(super) const fn new(item: &Inode, generation: u64) -> Self {
         Self {
@@ -101,53 +122,56 @@ impl TestInode {
 
     /// Brings the tree up to date. Holds no lock that a transaction may not be opened under.
     pub(super) fn flush_attributes(&self) -> Result<()> {
-        let (modified, inline) = {
-            let mut pending = self.pending.lock();
-            (pending.modified.take(), std::mem::take(&mut pending.inline))
-        };
-        if modified.is_none() && !inline {
+        if self.has_no_pending() {
             return Ok(());
         }
-        let result = self.write_attributes(modified, inline);
-        if result.is_err() {
-            let mut pending = self.pending.lock();
-            pending.inline |= inline;
-            pending.modified = pending.modified.or(modified);
-        }
-        result
-    }
-
-    fn write_attributes(&self, modified: Option<Time>, inline: bool) -> Result<()> {
-        if inline {
+        if self.pending.lock().inline {
             // The node it was kept for is taken now.
             let room = self.mapping.write().take_inline_room();
             drop(room);
         }
-        let (generation, inline_size) = self.volume.update(Purpose::Must, |txn| {
-            let mut inline_size = None;
-            txn.update_inode(self.ino, |item| {
-                if let Some(time) = modified {
-                    (item.mtime, item.ctime) = (time, time);
-                }
-                // The file may have left its inode meanwhile.
-                if let Body::Inline(data) = &mut item.body
-                    && inline
-                {
-                    let size = self.core.size().bytes().min(self.inline.capacity() as u64);
-                    // At most a few KiB: fits.
-                    *data = self.inline.prefix(size as usize);
-                    item.size = size;
-                    inline_size = Some(size);
-                }
+        // Taken in the transaction: times that were set on purpose come before it or after it.
+        let mut taken = Taken::default();
+        let result = self.volume.update(Purpose::Must, |txn| {
+            taken = self.pending.lock().take();
+            let size = self.write_attributes(txn, taken)?;
+            Ok((txn.generation(), size))
+        });
+        match result {
+            Ok((generation, Some(size))) => {
+                self.set_disk_size(size);
+                self.pending.lock().note(generation);
                 Ok(())
-            })?;
-            Ok((txn.generation(), inline_size))
-        })?;
-        if let Some(size) = inline_size {
-            self.set_disk_size(size);
-            self.pending.lock().note(generation);
+            }
+            Ok(_) => Ok(()),
+            Err(error) => {
+                self.pending.lock().put_back(taken);
+                Err(error)
+            }
         }
-        Ok(())
+    }
+
+    /// The transaction. Returns the size in the tree if it went there with inline data.
+    fn write_attributes(&self, txn: &mut Txn<'_>, taken: Taken) -> Result<Option<u64>> {
+        let mut inline_size = None;
+        txn.update_inode(self.ino, |item| {
+            if let Some(time) = taken.modified {
+                (item.mtime, item.ctime) = (time, time);
+            }
+            // The file may have left its inode meanwhile.
+            if let Body::Inline(data) = &mut item.body
+                && taken.inline
+            {
+                let capacity = self.inline.capacity() as u64;
+                let size = self.core.size().bytes().min(capacity);
+                // At most a few KiB: fits.
+                *data = self.inline.prefix(size as usize);
+                item.size = size;
+                inline_size = Some(size);
+            }
+            Ok(())
+        })?;
+        Ok(inline_size)
     }
 
     /// Makes durable what is needed to read the data (`data_only`), or everything.

@@ -17,7 +17,7 @@ use iomap_core::vfs::{
 };
 
 use super::TestFs;
-use super::attr::{has_set_id, without_set_id};
+use super::attr::{Taken, has_set_id, without_set_id};
 use super::open::OpenHandle;
 use super::table::InodeRef;
 use crate::format::Ino;
@@ -138,18 +138,22 @@ impl TestFs {
     fn set_attributes(&self, ino: Ino, set: &SetAttr) -> Result<Inode> {
         let now = Time::now();
         let file = self.table.peek(ino);
-        let modified = file
-            .as_ref()
-            .and_then(|file| file.pending.lock().modified.take());
-        let inode = self.volume().update(Purpose::Must, |txn| {
+        let mut taken = Taken::default();
+        let result = self.volume().update(Purpose::Must, |txn| {
+            // In the transaction, so that a flush of an older time cannot come after it.
+            if let Some(file) = &file {
+                taken.modified = file.pending.lock().modified.take();
+            }
             txn.update_inode(ino, |inode| {
-                if let Some(at) = modified {
-                    inode.mtime = at;
-                }
+                inode.mtime = taken.modified.unwrap_or(inode.mtime);
                 apply(inode, set, now);
                 Ok(())
             })
-        })?;
+        });
+        if let (Err(_), Some(file)) = (&result, &file) {
+            file.pending.lock().put_back(taken);
+        }
+        let inode = result?;
         if let Some(file) = file {
             file.pending.lock().has_set_id = has_set_id(inode.mode);
         }
