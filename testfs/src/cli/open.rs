@@ -42,7 +42,7 @@ impl Refusal {
                 "`testfs check` says what is wrong with it; --force formats it, and everything on \
                  it is lost",
             ),
-            Self::Open(OpenError::Missing(_)) => Some("give --size to make it"),
+            Self::Open(OpenError::Missing(_)) => Some("`testfs mkfs --size` makes it"),
             Self::Open(OpenError::Locked(_)) => Some("wait until the other program is done"),
             _ => None,
         }
