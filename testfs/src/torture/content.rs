@@ -54,10 +54,17 @@ pub struct State {
     pub history: VecDeque<String>,
     inflight: Vec<(u64, u64, Arc<[u8]>)>,
     observers: Vec<Observer>,
-    reshaping: bool,
-    /// Changes of size or layout that have ended.
-    changes: u64,
+    reshaping: Option<Reshape>,
     next: u64,
+}
+
+/// What a change of size or layout that runs may make of the file, beside zeroes.
+#[derive(Clone, Debug, Default)]
+pub struct Reshape {
+    /// The largest size the file may have meanwhile.
+    pub size: u64,
+    /// Bytes that may show, and where.
+    pub later: Option<(u64, Arc<[u8]>)>,
 }
 
 /// What a racy read may see.
@@ -74,6 +81,13 @@ struct Observer {
 }
 
 impl Observer {
+    /// A change of size or layout runs meanwhile.
+    fn meets(&mut self, reshape: &Reshape) {
+        self.zero = true;
+        self.sizes = (0, self.sizes.1.max(reshape.size));
+        self.other.extend(reshape.later.clone());
+    }
+
     fn allows(&self, at: u64, byte: u8) -> bool {
         let base = self.base.get((at - self.pos) as usize).copied();
         base == Some(byte)
@@ -153,8 +167,7 @@ impl Content {
                 history: VecDeque::new(),
                 inflight: Vec::new(),
                 observers: Vec::new(),
-                reshaping: false,
-                changes: 0,
+                reshaping: None,
                 next: 0,
             }),
         }
@@ -227,12 +240,12 @@ impl Content {
     }
 
     /// A change of size or layout begins. The caller holds [`Content::exclusive`].
-    pub fn begin_reshape(&self) {
+    pub fn begin_reshape(&self, reshape: Reshape) {
         let mut state = self.state.lock();
-        state.reshaping = true;
         for observer in &mut state.observers {
-            observer.zero = true;
+            observer.meets(&reshape);
         }
+        state.reshaping = Some(reshape);
     }
 
     /// The change ended, and `change` is what became of the bytes.
@@ -240,9 +253,7 @@ impl Content {
         let mut state = self.state.lock();
         let state = &mut *state;
         let result = change(&mut state.bytes);
-        state.reshaping = false;
-        state.changes += 1;
-        self.reshaped.notify_all();
+        state.reshaping = None;
         for observer in &mut state.observers {
             let now = state.bytes.slice(observer.pos, observer.len);
             observer.other.push((observer.pos, now.into()));
@@ -260,7 +271,7 @@ impl Content {
         let mut state = self.state.lock();
         let id = state.id();
         let size = state.bytes.size();
-        let observer = Observer {
+        let mut observer = Observer {
             id,
             pos,
             len,
@@ -270,9 +281,12 @@ impl Content {
                 .iter()
                 .map(|w| (w.1, Arc::clone(&w.2)))
                 .collect(),
-            zero: state.reshaping,
-            sizes: (if state.reshaping { 0 } else { size }, size),
+            zero: false,
+            sizes: (size, size),
         };
+        if let Some(reshape) = &state.reshaping {
+            observer.meets(reshape);
+        }
         state.observers.push(observer);
         id
     }
@@ -344,7 +358,7 @@ mod tests {
     fn a_read_during_a_truncate_may_be_short_or_zero() {
         let content = written(b"aaaa");
         let seen = content.observe(0, 4);
-        content.begin_reshape();
+        content.begin_reshape(Reshape::default());
         content.end_reshape(|b| b.set_size(2));
         content.observed(seen, Some(b"aa"), false).unwrap();
         let late = content.observe(0, 4);

@@ -9,7 +9,7 @@ use iomap_core::error::{Errno, FsError};
 use iomap_core::units::{FilePos, FileRange};
 use iomap_core::vfs::{Fallocate, IoFlags, OpenFile, SetAttr, Vfs};
 
-use super::content::State;
+use super::content::{Reshape, State};
 use super::op::{DataOp, FILE_SPAN};
 use super::regions;
 use super::stamp::{self, Tag};
@@ -21,6 +21,7 @@ const GROWN: u64 = 4 * FILE_SPAN;
 
 /// One operation under way.
 #[derive(Clone, Copy)]
+#[expect(missing_debug_implementations, reason = "borrows the file system")]
 pub struct Call<'a> {
     /// What the threads share.
     pub world: &'a World,
@@ -111,6 +112,13 @@ impl<'a> Call<'a> {
     pub(super) fn handle(&self, direct: bool) -> Result<Option<Arc<dyn OpenFile>>, Fail> {
         match self.file.handle(self.vfs, direct) {
             Ok(handle) => Ok(Some(handle)),
+            // Never opened, and its last name is gone by now.
+            Err(error)
+                if error.errno() == Errno::NOENT
+                    && self.world.known_file(self.file.model).is_none() =>
+            {
+                Ok(None)
+            }
             Err(error) => self.excuse(&error, "open", false).map(|()| None),
         }
     }
@@ -160,7 +168,10 @@ impl<'a> Call<'a> {
         };
         let mut buffer = self.stamped(at, len);
         let data: Arc<[u8]> = Arc::from(&*buffer.bytes());
-        content.begin_reshape();
+        content.begin_reshape(Reshape {
+            size: size.max(at + u64::from(len)),
+            later: Some((at, Arc::clone(&data))),
+        });
         // An append must not look at the position.
         let ask = if pos.is_none() {
             self.tag % 7 * 4096
@@ -350,11 +361,12 @@ impl<'a> Call<'a> {
         &self,
         what: &str,
         invalid: Option<bool>,
+        meanwhile: Reshape,
         body: impl FnOnce() -> Result<(), FsError>,
         change: impl FnOnce(&mut FileBytes),
     ) -> Result<(), Fail> {
         let content = &self.file.content;
-        content.begin_reshape();
+        content.begin_reshape(meanwhile);
         let result = body();
         let before = result.is_err().then(|| content.state().bytes.clone());
         content.end_reshape(|bytes| {
@@ -411,13 +423,20 @@ impl<'a> Call<'a> {
     }
 
     fn truncate(self, size: u64) -> Result<(), Fail> {
+        // Open, it stays there although its names may go.
+        if self.handle(false)?.is_none() {
+            return Ok(());
+        }
         let _layout = self.file.content.exclusive();
         let set = SetAttr {
             size: Some(size),
             ..SetAttr::default()
         };
         let body = || self.vfs.setattr(self.file.real, &set).map(|_| ());
-        self.reshape("truncate", Some(false), body, |bytes| bytes.set_size(size))
+        let meanwhile = Reshape { size, later: None };
+        self.reshape("truncate", Some(false), meanwhile, body, |bytes| {
+            bytes.set_size(size)
+        })
     }
 
     fn fallocate(self, mode: Fallocate, pos: u64, len: u64) -> Result<(), Fail> {
@@ -462,7 +481,15 @@ impl<'a> Call<'a> {
             Fallocate::CollapseRange | Fallocate::InsertRange if misaligned(pos, len) => None,
             _ => Some(false),
         };
-        self.reshape("fallocate", invalid, body, |b| reshaped(b, mode, pos, len))
+        let mut after = content.state().bytes.clone();
+        reshaped(&mut after, mode, pos, len);
+        let shifted = matches!(mode, Fallocate::CollapseRange | Fallocate::InsertRange);
+        let meanwhile = Reshape {
+            size: size.max(after.size()),
+            later: shifted.then(|| (pos, after.slice(pos, GROWN).into())),
+        };
+        let change = |bytes: &mut FileBytes| reshaped(bytes, mode, pos, len);
+        self.reshape("fallocate", invalid, meanwhile, body, change)
     }
 
     /// After a failed punch: every byte is an old one or zero. The caller holds the range.
@@ -519,7 +546,13 @@ impl<'a> Call<'a> {
         let call = Self { file: to, ..self };
         let body =
             || from_handle.clone_range(range(pos, len), &*to_handle, FilePos::saturating(at));
-        call.reshape("clone", invalid, body, |bytes| bytes.write(at, &copy))
+        let meanwhile = Reshape {
+            size: target_size.max(at + len),
+            later: Some((at, copy.clone().into())),
+        };
+        call.reshape("clone", invalid, meanwhile, body, |bytes| {
+            bytes.write(at, &copy)
+        })
     }
 }
 

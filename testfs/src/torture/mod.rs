@@ -5,7 +5,7 @@
 //! | Module | Owns |
 //! |---|---|
 //! | [`op`] | what can be done, generated from a seed |
-//! | [`target`] | the file system under test: make, mount, check |
+//! | [`target`], [`image`] | the file system under test: make, mount, check |
 //! | [`world`] | what the threads share |
 //! | [`content`], [`doubt`], [`stamp`] | what a file may contain |
 //! | [`data`], [`names`] | doing an operation and judging the answer |
@@ -22,6 +22,8 @@ mod regions;
 pub mod shrink;
 pub mod stamp;
 pub mod target;
+#[cfg(test)]
+mod tests;
 pub mod verify;
 pub mod watch;
 pub mod world;
@@ -138,15 +140,12 @@ pub fn perform(world: &World, thread: u8, number: u64, op: &Op) -> Result<(), Fa
     }
 }
 
-/// Unmounts, checks, mounts. A failing device is well meanwhile, but the unmount itself fails with
-/// it.
+/// Unmounts and mounts, with all other threads waiting.
 fn remount(world: &World) -> Result<(), Fail> {
-    if let Err(error) = world.unmount()
-        && !world.tolerates(&error)
-    {
-        return Err(Fail::new(format!("unmount: {error}")));
+    match world.remount()? {
+        Err(error) if !world.tolerates(&error) => Err(Fail::new(format!("unmount: {error}"))),
+        _ => Ok(()),
     }
-    world.mount(false)
 }
 
 /// A run: the world and who is at what.
@@ -171,7 +170,8 @@ impl Run<'_> {
             self.watch.begin(thread, number, &op);
             let result = perform(self.world, thread, number, &op);
             self.done.fetch_add(1, Relaxed);
-            if let Err(fail) = result {
+            if let Err(mut fail) = result {
+                fail.what = format!("{op}: {}", fail.what);
                 let mut failed = self.failed.lock();
                 failed.get_or_insert(Failure {
                     seed: self.options.seed,
@@ -204,9 +204,8 @@ pub fn run(
         fail,
     };
     let shards = usize::from(options.threads / 2).clamp(2, 4);
-    let faulty = options.faults > 0.0;
     target.set_faults(0.0);
-    let world = World::new(Arc::clone(target), shards, faulty).map_err(at_end)?;
+    let world = World::new(Arc::clone(target), shards, options.faults).map_err(at_end)?;
     target.set_faults(options.faults);
     let done = all_threads(&world, options, progress)?;
     target.set_faults(0.0);

@@ -20,7 +20,7 @@ pub type Step = (u8, u64, Op);
 ///
 /// The failure, and the index of the step it came from (the number of steps, for the end).
 pub fn replay(target: &Arc<dyn Target>, steps: &[Step]) -> Result<(), (usize, Fail)> {
-    let world = World::new(Arc::clone(target), 2, false).map_err(|fail| (0, fail))?;
+    let world = World::new(Arc::clone(target), 2, 0.0).map_err(|fail| (0, fail))?;
     let result = (0..)
         .zip(steps)
         .try_for_each(|(index, (thread, number, op))| {

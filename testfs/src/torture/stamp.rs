@@ -15,8 +15,23 @@ pub const fn tag(thread: u8, op: u64) -> Tag {
     ((thread as u64) << 32 | (op & 0xffff_ffff)) + 1
 }
 
+/// Odd: multiplying by it can be undone.
+const MIX: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// What undoes [`MIX`], by Newton's method: every step doubles the bits that are right.
+const fn unmix() -> u64 {
+    let (mut inverse, mut step) = (MIX, 0);
+    while step < 5 {
+        inverse = inverse.wrapping_mul(2u64.wrapping_sub(MIX.wrapping_mul(inverse)));
+        step += 1;
+    }
+    inverse
+}
+
+/// The word with this number. Mixed, so that none of its bytes is zero more often than others.
 const fn word(tag: Tag, index: u64) -> u64 {
-    tag << (64 - TAG_BITS) | (index & WORD_MASK)
+    let mixed = (tag << (64 - TAG_BITS) | (index & WORD_MASK)).wrapping_mul(MIX);
+    mixed ^ (mixed >> 32)
 }
 
 /// The byte an operation writes at `pos`.
@@ -24,7 +39,7 @@ const fn word(tag: Tag, index: u64) -> u64 {
 pub fn byte(tag: Tag, pos: u64, narrow: bool) -> u8 {
     let word = word(tag, pos / 8);
     if narrow {
-        let mixed = (word ^ pos).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mixed = (word ^ pos).wrapping_mul(MIX);
         (mixed >> 58).to_le_bytes()[0]
     } else {
         word.to_le_bytes()[(pos % 8) as usize]
@@ -62,7 +77,8 @@ pub fn describe(bytes: &[u8], pos: u64, at: u64) -> String {
     if word == 0 {
         return "zeroes".into();
     }
-    let (tag, index) = (word >> (64 - TAG_BITS), word & WORD_MASK);
+    let raw = (word ^ (word >> 32)).wrapping_mul(unmix());
+    let (tag, index) = (raw >> (64 - TAG_BITS), raw & WORD_MASK);
     let tag = tag.wrapping_sub(1);
     format!(
         "{word:016x} (thread {} op {} for position {})",

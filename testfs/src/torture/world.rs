@@ -19,6 +19,9 @@ use crate::model::MemFs;
 /// Files kept open after their last name went.
 const ORPHANS: usize = 6;
 
+/// How often attributes are looked at again before they count as different.
+const RETRIES: u32 = 20;
+
 /// The file system did something it must not.
 #[derive(Clone, Debug)]
 pub struct Fail {
@@ -156,6 +159,8 @@ pub struct World {
     pub target: Arc<dyn Target>,
     /// Whether its device may fail.
     pub faulty: bool,
+    /// With which probability a request of the device fails.
+    faults: f64,
     /// The reference.
     pub model: Arc<MemFs>,
     /// The top directories.
@@ -188,7 +193,7 @@ impl World {
     /// # Errors
     ///
     /// Making or mounting failed.
-    pub fn new(target: Arc<dyn Target>, shards: usize, faulty: bool) -> Result<Self, Fail> {
+    pub fn new(target: Arc<dyn Target>, shards: usize, faults: f64) -> Result<Self, Fail> {
         let fail =
             |what: &str, error: &dyn std::fmt::Display| Fail::new(format!("{what}: {error}"));
         target.format().map_err(|e| fail("mkfs", &e))?;
@@ -207,7 +212,8 @@ impl World {
             .collect::<Result<_, Fail>>()?;
         Ok(Self {
             target,
-            faulty,
+            faulty: faults > 0.0,
+            faults,
             model,
             shards,
             tolerated: AtomicU64::new(0),
@@ -231,7 +237,25 @@ impl World {
     ///
     /// What unmounting reports.
     pub fn unmount(&self) -> Result<(), FsError> {
+        self.leave(&mut self.session.write())
+    }
+
+    /// Unmounts and mounts; nobody sees what is between. Answers what unmounting reports.
+    ///
+    /// # Errors
+    ///
+    /// Mounting failed.
+    pub fn remount(&self) -> Result<Result<(), FsError>, Fail> {
         let mut session = self.session.write();
+        let left = self.leave(&mut session);
+        // The end of a device's failures is not what is tested here.
+        self.target.set_faults(0.0);
+        let entered = self.enter(&mut session, false);
+        self.target.set_faults(self.faults);
+        entered.map(|()| left)
+    }
+
+    fn leave(&self, session: &mut Session) -> Result<(), FsError> {
         self.orphans.lock().clear();
         for file in self.files.lock().values() {
             file.close();
@@ -247,7 +271,10 @@ impl World {
     ///
     /// Mounting failed.
     pub fn mount(&self, read_only: bool) -> Result<(), Fail> {
-        let mut session = self.session.write();
+        self.enter(&mut self.session.write(), read_only)
+    }
+
+    fn enter(&self, session: &mut Session, read_only: bool) -> Result<(), Fail> {
         if session.mounted.is_none() {
             let mounted = self.target.mount(read_only);
             let mounted = mounted.map_err(|e| Fail::new(format!("mount: {e}")))?;
@@ -324,6 +351,20 @@ impl World {
     ///
     /// The two disagree.
     pub fn look(&self, vfs: &dyn Vfs, spot: &Spot) -> Result<Option<(Attr, Attr)>, Fail> {
+        let mut answer = self.look_once(vfs, spot);
+        // Another name of the inode may be worked on in another directory: its attributes are
+        // compared when both file systems have been told.
+        for _ in 0..RETRIES {
+            if answer.is_ok() {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(1));
+            answer = self.look_once(vfs, spot);
+        }
+        answer
+    }
+
+    fn look_once(&self, vfs: &dyn Vfs, spot: &Spot) -> Result<Option<(Attr, Attr)>, Fail> {
         let name = String::from_utf8_lossy(&spot.name);
         let model = self.model.lookup(spot.model, &spot.name);
         match (vfs.lookup(spot.real, &spot.name), model) {
@@ -432,7 +473,15 @@ impl World {
 ///
 /// What differs.
 pub fn same_attr(real: &Attr, model: &Attr) -> Result<(), String> {
-    let key = |a: &Attr| (a.kind, a.mode, a.nlink, a.uid, a.gid, a.rdev);
+    // Writes and chown clear the set-id bits, at a moment of their own.
+    let bits = |a: &Attr| {
+        if a.kind == FileType::Directory {
+            0o7777
+        } else {
+            0o1777
+        }
+    };
+    let key = |a: &Attr| (a.kind, a.mode & bits(a), a.nlink, a.uid, a.gid, a.rdev);
     if key(real) != key(model) {
         return Err(format!(
             "attributes (type, mode, links, uid, gid, device) are {:?}, expected {:?}",
