@@ -10,7 +10,7 @@ use iomap_core::seek::Whence;
 use iomap_core::vfs::{Fallocate, IoFlags, RenameMode, XattrMode};
 
 /// Files are kept about this small, bytes.
-pub const FILE_SPAN: u64 = 2 << 20;
+pub const FILE_SPAN: u64 = 1 << 20;
 /// Names in a directory of the tree.
 const NAMES: u8 = 14;
 
@@ -286,7 +286,7 @@ fn fallocate(rng: &mut Rng) -> DataOp {
 
 fn data(rng: &mut Rng) -> DataOp {
     match rng.u8(..100) {
-        0..30 => {
+        0..30 | 72..76 => {
             let (pos, len, flags) = transfer(rng);
             DataOp::Write { pos, len, flags }
         }
@@ -310,7 +310,7 @@ fn data(rng: &mut Rng) -> DataOp {
             len: u64::from(len(rng)),
             wait: rng.bool(),
         },
-        69..76 => DataOp::Truncate {
+        69..72 => DataOp::Truncate {
             size: if rng.u8(..16) == 0 {
                 rng.u64(..1 << 34)
             } else {

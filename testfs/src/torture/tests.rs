@@ -251,8 +251,17 @@ fn a_failure_is_shrunk_to_a_few_operations() {
     // Replays format the target; the sin is committed by count, so begin anew each time.
     let target: Arc<dyn Target> = Arc::new(MemTarget::new(|fs| {
         let count = Arc::new(AtomicU64::new(0));
-        Arc::new(Sinner { fs, sin: Sin::DropWrite, count })
+        Arc::new(Sinner {
+            fs,
+            sin: Sin::DropWrite,
+            count,
+        })
     }));
     let (short, fail) = shrink::shrink(&target, steps, Duration::from_secs(20)).expect("fails");
-    assert!(short.len() <= 60, "{} operations left: {}", short.len(), fail.what);
+    assert!(
+        short.len() <= 60,
+        "{} operations left: {}",
+        short.len(),
+        fail.what
+    );
 }
