@@ -403,7 +403,10 @@ impl World {
         };
         match self.look(vfs, &spot)? {
             Some((real, model)) if model.kind == FileType::Regular => {
-                Ok(Some(self.known(&real, &model)))
+                let file = self.known(&real, &model);
+                // Opened while its name is there; should that fail, the operation finds out.
+                let _opened = file.handle(vfs, false);
+                Ok(Some(file))
             }
             Some(_) => Ok(None),
             None => self.create(vfs, &spot),
@@ -423,7 +426,9 @@ impl World {
             .model
             .mknod(spot.model, &spot.name, Special::Regular, &NEW);
         let model = model.map_err(|e| Fail::new(format!("reference create: {e}")))?;
-        Ok(Some(self.known(&real, &model)))
+        let file = self.known(&real, &model);
+        let _opened = file.handle(vfs, false);
+        Ok(Some(file))
     }
 
     fn known(&self, real: &Attr, model: &Attr) -> Arc<TestFile> {
