@@ -88,8 +88,6 @@ impl TestInode {
         let beyond = self.blocks_of(FileRange::from(size.round_up(self.volume.bits)));
         self.forget(beyond);
         let now = Time::now();
-        // Equal as well: the end of an ioend that began before may just have moved it up to `size`.
-        let unseen = size.bytes() >= self.disk_size();
         let result = self.volume.run(|meta| {
             meta.truncate(self.ino, size.bytes(), |inode| {
                 (inode.mtime, inode.ctime) = (now, now);

@@ -30,8 +30,6 @@ pub struct Content {
     layout: RwLock<()>,
     ranges: Mutex<Vec<Held>>,
     freed: Condvar,
-    /// A change of size or layout has ended.
-    reshaped: Condvar,
     state: Mutex<State>,
 }
 
@@ -160,7 +158,6 @@ impl Content {
             layout: RwLock::new(()),
             ranges: Mutex::new(Vec::new()),
             freed: Condvar::new(),
-            reshaped: Condvar::new(),
             state: Mutex::new(State {
                 bytes: FileBytes::new(),
                 doubt: doubtful.then(Doubt::default),
@@ -299,11 +296,6 @@ impl Content {
     pub fn observed(&self, id: u64, got: Option<&[u8]>, short: bool) -> Result<(), String> {
         let observer = {
             let mut state = self.state.lock();
-            // What a change under way makes of the file is known when it has ended.
-            let change = state.changes;
-            while state.reshaping && state.changes == change {
-                self.reshaped.wait(&mut state);
-            }
             let at = state.observers.iter().position(|o| o.id == id);
             at.map(|at| state.observers.swap_remove(at))
         };

@@ -21,7 +21,6 @@ const GROWN: u64 = 4 * FILE_SPAN;
 
 /// One operation under way.
 #[derive(Clone, Copy)]
-#[expect(missing_debug_implementations, reason = "borrows the file system")]
 pub struct Call<'a> {
     /// What the threads share.
     pub world: &'a World,
