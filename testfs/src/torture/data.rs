@@ -179,6 +179,9 @@ impl<'a> Call<'a> {
         };
         let result = handle.write_at(FilePos::saturating(ask), buffer.bytes(), flags);
         let done = *result.as_ref().unwrap_or(&0);
+        if let Some(doubt) = &mut content.state().doubt {
+            doubt.may_have_size(size, size.max(at + u64::from(len)));
+        }
         content.end_reshape(|bytes| bytes.write(at, &data[..done.min(data.len())]));
         self.wrote(result, (at, &data), flags)?;
         self.check_size("write")

@@ -15,8 +15,8 @@ pub struct Doubt {
     sets: Vec<u64>,
     /// Ranges written since the last error: a clean sync settles them.
     fresh: Vec<(u64, u64)>,
-    /// Sizes the file may have.
-    sizes: Vec<u64>,
+    /// Sizes the file may have: from, to.
+    sizes: Vec<(u64, u64)>,
     /// An old value showed and no error has been reported since it was overwritten.
     owed: Option<u64>,
     /// Errors reported for the file.
@@ -55,7 +55,7 @@ impl Doubt {
         self.sets.clear();
         self.sets.extend(bytes.iter().map(|b| all | bit(*b)));
         self.fresh.push((0, len as u64));
-        self.sizes.push(now.size());
+        self.sizes.push((now.size(), now.size()));
     }
 
     /// An operation failed and may have done part of its work.
@@ -85,13 +85,22 @@ impl Doubt {
             }
         }
         self.sizes.clear();
-        self.sizes.push(now.size());
+        self.sizes.push((now.size(), now.size()));
         Ok(())
     }
 
     /// Whether the file may have this size: only after an error, one it had since the last sync.
     pub fn allows_size(&mut self, size: u64) -> bool {
-        self.unknown || (self.errors > 0 && self.sizes.contains(&size))
+        let known = self
+            .sizes
+            .iter()
+            .any(|(from, to)| (*from..=*to).contains(&size));
+        self.unknown || (self.errors > 0 && known)
+    }
+
+    /// A write that failed may have moved the size anywhere between.
+    pub fn may_have_size(&mut self, from: u64, to: u64) {
+        self.sizes.push((from.min(to), to));
     }
 
     /// Takes over what was read at `pos` in place of `bytes`, if that can be.

@@ -144,7 +144,11 @@ pub fn perform(world: &World, thread: u8, number: u64, op: &Op) -> Result<(), Fa
 fn remount(world: &World) -> Result<(), Fail> {
     match world.remount()? {
         Err(error) if !world.tolerates(&error) => Err(Fail::new(format!("unmount: {error}"))),
-        _ => Ok(()),
+        Err(_) => {
+            world.fenced.store(true, Relaxed);
+            Ok(())
+        }
+        Ok(()) => Ok(()),
     }
 }
 
@@ -164,6 +168,9 @@ impl Run<'_> {
         for number in 0..ops {
             let late = deadline.is_some_and(|d| number % 64 == 0 && Instant::now() > d);
             if late || self.stop.load(Relaxed) {
+                break;
+            }
+            if self.world.fenced.load(Relaxed) {
                 break;
             }
             let op = Op::generate(&mut rng);
@@ -204,25 +211,37 @@ pub fn run(
         fail,
     };
     let shards = usize::from(options.threads / 2).clamp(2, 4);
-    target.set_faults(0.0);
-    let world = World::new(Arc::clone(target), shards, options.faults).map_err(at_end)?;
-    target.set_faults(options.faults);
-    let done = all_threads(&world, options, progress)?;
-    target.set_faults(0.0);
-    let (verified, repaired) = finish(&world).map_err(at_end)?;
-    Ok(Summary {
-        ops: done,
-        tolerated: world.tolerated.load(Relaxed),
-        faults: target.faults(),
-        verified,
-        repaired,
-    })
+    let (mut summary, mut epoch) = (Summary::default(), options.clone());
+    let deadline = options.time.map(|time| Instant::now() + time);
+    loop {
+        target.set_faults(0.0);
+        let world = World::new(Arc::clone(target), shards, options.faults).map_err(at_end)?;
+        target.set_faults(options.faults);
+        let before = summary.ops;
+        let done = all_threads(&world, &epoch, deadline, &|now| progress(before + now))?;
+        target.set_faults(0.0);
+        let (verified, repaired) = finish(&world).map_err(at_end)?;
+        summary.ops += done;
+        summary.tolerated += world.tolerated.load(Relaxed);
+        summary.verified += verified;
+        summary.repaired += repaired;
+        let late = deadline.is_some_and(|deadline| Instant::now() > deadline);
+        // A file system that gave up with its device is looked at and made anew.
+        if summary.ops >= options.ops || late || !world.fenced.load(Relaxed) {
+            break;
+        }
+        epoch.ops = options.ops - summary.ops;
+        epoch.seed = epoch.seed.wrapping_add(1 << 32);
+    }
+    summary.faults = target.faults();
+    Ok(summary)
 }
 
 /// Lets every thread do its share.
 fn all_threads(
     world: &World,
     options: &Options,
+    deadline: Option<Instant>,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<u64, Failure> {
     let watch = Watch::new(options.threads, options.patience);
@@ -235,7 +254,6 @@ fn all_threads(
         failed: &failed,
         done: &done,
     };
-    let deadline = options.time.map(|time| Instant::now() + time);
     let (threads, ops) = (u64::from(options.threads), options.ops);
     std::thread::scope(|scope| {
         for thread in 0..options.threads {
@@ -262,10 +280,11 @@ pub fn finish(world: &World) -> Result<(u64, usize), Fail> {
     if !world.faulty {
         verify::everything(world)?;
     }
-    if let Err(error) = world.unmount()
-        && !world.tolerates(&error)
-    {
-        return Err(Fail::new(format!("unmount: {error}")));
+    if let Err(error) = world.unmount() {
+        if !world.tolerates(&error) {
+            return Err(Fail::new(format!("unmount: {error}")));
+        }
+        world.fenced.store(true, Relaxed);
     }
     let check = |repair| {
         let found = world.target.check(repair);
@@ -281,7 +300,11 @@ pub fn finish(world: &World) -> Result<(u64, usize), Fail> {
         return Err(Fail::new(format!("check found: {}", faults.join("; "))));
     }
     world.mount(true)?;
-    let verified = verify::everything(world)?;
+    let verified = if world.fenced.load(Relaxed) {
+        verify::readable(world)?
+    } else {
+        verify::everything(world)?
+    };
     let unmounted = world.unmount();
     unmounted.map_err(|e| Fail::new(format!("unmount of a read-only mount: {e}")))?;
     Ok((verified, found))

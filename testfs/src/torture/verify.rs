@@ -75,3 +75,56 @@ fn file(world: &World, vfs: &dyn Vfs, real: &Attr, model: &Attr) -> Result<u64, 
     }
     Ok(end)
 }
+
+/// After the file system gave up with its device, and what was not durable is gone: everything that
+/// is there can be listed and read, and holds nothing that was never written.
+///
+/// # Errors
+///
+/// The first thing that cannot be read or was never written.
+pub fn readable(world: &World) -> Result<u64, Fail> {
+    let session = world.session();
+    let vfs = session.vfs();
+    let mut bytes = 0;
+    let mut dirs = vec![vfs.root()];
+    while let Some(dir) = dirs.pop() {
+        let mut entries = Vec::new();
+        let listed = vfs.readdir(dir, 0, &mut |entry| {
+            entries.push(entry.clone());
+            true
+        });
+        listed.map_err(|e| Fail::new(format!("readdir of inode {}: {e}", dir.0)))?;
+        for entry in entries {
+            match entry.kind {
+                FileType::Directory if !matches!(&entry.name[..], b"." | b"..") => {
+                    dirs.push(entry.ino);
+                }
+                FileType::Regular => bytes += legible(vfs, entry.ino)?,
+                _ => {}
+            }
+        }
+    }
+    Ok(bytes)
+}
+
+/// Reads a file; the narrow patterns have six bits.
+fn legible(vfs: &dyn Vfs, ino: Ino) -> Result<u64, Fail> {
+    let fail = |what: String| Fail::new(format!("inode {}: {what}", ino.0));
+    let handle = vfs
+        .open(ino, iomap_core::vfs::OpenFlags::READ)
+        .map_err(|e| fail(format!("open: {e}")))?;
+    let mut pos = 0;
+    let mut buffer = Buffer::new(CHUNK as usize);
+    while pos < 8 * FILE_SPAN {
+        let read = handle.read_at(FilePos::saturating(pos), buffer.bytes(), IoFlags::empty());
+        let n = read.map_err(|e| fail(format!("read at {pos}: {e}")))?;
+        if let Some(at) = buffer.bytes()[..n].iter().position(|b| *b > 63) {
+            return Err(fail(format!("byte {} was never written", pos + at as u64)));
+        }
+        pos += n as u64;
+        if n == 0 {
+            break;
+        }
+    }
+    Ok(pos)
+}

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use iomap_core::error::{Errno, FsError};
 use iomap_core::vfs::{Attr, FileType, Ino, NewInode, OpenFile, OpenFlags, Special, Vfs};
@@ -165,6 +165,9 @@ pub struct World {
     pub model: Arc<MemFs>,
     /// The top directories.
     pub shards: Vec<Shard>,
+    /// The file system refuses changes since its device failed: it has to be mounted again. Orders
+    /// nothing.
+    pub fenced: AtomicBool,
     /// Operations that failed as they may: no space, failing device.
     pub tolerated: AtomicU64,
     session: RwLock<Session>,
@@ -216,6 +219,7 @@ impl World {
             faults,
             model,
             shards,
+            fenced: AtomicBool::new(false),
             tolerated: AtomicU64::new(0),
             session: RwLock::new(Session {
                 mounted: Some(mounted),
@@ -290,6 +294,9 @@ impl World {
         let ok = errno == Errno::NOSPC
             || errno == Errno::OPNOTSUPP
             || (self.faulty && !matches!(errno, Errno::INVAL | Errno::BADF | Errno::NOTDIR));
+        if ok && errno == Errno::ROFS {
+            self.fenced.store(true, Relaxed);
+        }
         if ok {
             self.tolerated.fetch_add(1, Relaxed);
         }
