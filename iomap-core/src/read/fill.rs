@@ -91,6 +91,9 @@ impl Future for Filling {
     }
 }
 
+/// The part of the memory budget one window may fill: one in this many.
+const BUDGET_SHARE: u64 = 8;
+
 /// Creates the folios of a window, as far as nothing is there yet and the file reaches, and starts
 /// reading them. Returns the pages created. `demanded`: the first one is needed now, so it waits
 /// for memory.
@@ -104,7 +107,12 @@ pub(super) fn bring_in<B: MapOps + ?Sized>(
     filling: &Filling,
 ) -> Result<u64> {
     let inode = backend.inode();
-    let end = window.start.plus(window.size).min(inode.size().page_up());
+    // No reader takes more than a part of the memory at once.
+    let most = (inode.cache().pool().budget_pages() / BUDGET_SHARE).max(1);
+    let end = window
+        .start
+        .plus(window.size.min(most))
+        .min(inode.size().page_up());
     let mut folios = Vec::new();
     let mut at = window.start;
     while at < end {
