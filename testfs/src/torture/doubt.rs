@@ -95,7 +95,9 @@ impl Doubt {
             .sizes
             .iter()
             .any(|(from, to)| (*from..=*to).contains(&size));
-        self.unknown || (self.errors > 0 && known)
+        // What was appended meanwhile lies somewhere else then.
+        self.unknown |= known || self.errors > 0;
+        self.unknown
     }
 
     /// A write that failed may have moved the size anywhere between.

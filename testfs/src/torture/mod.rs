@@ -122,7 +122,10 @@ pub fn perform(world: &World, thread: u8, number: u64, op: &Op) -> Result<(), Fa
             data::apply(call, op, other.as_deref())
         }
         Op::Name(op) => names::apply(world, vfs, op, number),
-        Op::Sync => vfs.sync().or_else(|e| excuse("sync", e)),
+        Op::Sync => vfs.sync().or_else(|e| {
+            world.all_failed();
+            excuse("sync", e)
+        }),
         Op::StatFs => match vfs.statfs() {
             Ok(s) if s.blocks_free > s.blocks || s.blocks_available > s.blocks_free => {
                 Err(Fail::new(format!("statfs makes no sense: {s:?}")))

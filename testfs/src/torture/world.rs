@@ -303,6 +303,20 @@ impl World {
         ok
     }
 
+    /// An error was reported for the file system as a whole: it may concern every file.
+    pub fn all_failed(&self) {
+        for file in self.files.lock().values() {
+            if let Some(doubt) = &mut file.content.state().doubt {
+                doubt.failed(false);
+            }
+        }
+        for file in &*self.orphans.lock() {
+            if let Some(doubt) = &mut file.content.state().doubt {
+                doubt.failed(false);
+            }
+        }
+    }
+
     /// The top directory of a place.
     #[must_use]
     pub fn shard(&self, place: Place) -> usize {
