@@ -1,6 +1,7 @@
 //! The demonstration: a file system on a block file through every data path, every byte verified.
 //!
-//! Owns the order of the phases and the errors. The phases are [`phases`], what they share is
+//! Owns the order of the phases and the errors; names, sizes and bytes are compared, attributes are
+//! not (torture does that). The phases are [`phases`], what they share is
 //! [`stage`], what is measured and printed [`measure`]. The model is plain bytes in memory
 //! ([`stage::Files`]).
 
