@@ -32,7 +32,7 @@
 //!    seek  fiemap  swapfile
 //! 2  ops  iter  user
 //! 1  device < folio, page_cache < inode < flusher
-//! 0  units  error  iomap  stats  sync
+//! 0  units  error  iomap  stats  sync  mutation
 //! ```
 //!
 //! # Words
@@ -64,6 +64,7 @@ pub mod inode;
 pub mod ioend;
 pub mod iomap;
 pub mod iter;
+pub mod mutation;
 pub mod ops;
 pub mod page_cache;
 pub mod read;
