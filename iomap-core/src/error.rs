@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 pub use rustix::io::Errno;
 
-use crate::units::{DevAddr, FilePos, FileRange};
+use crate::units::{DevAddr, FilePos, FileRange, PageIndex};
 
 /// What a device was asked to do when it failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -233,6 +233,62 @@ impl From<FsError> for std::io::Error {
 
 /// The result of an operation of the core.
 pub type Result<T, E = FsError> = std::result::Result<T, E>;
+
+/// An access through a memory mapping could not be made possible: what the program is told.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FaultError {
+    /// Nothing is mapped there (`SIGSEGV`).
+    #[error("page {page} is not mapped")]
+    NotMapped {
+        /// The page of the file.
+        page: PageIndex,
+    },
+    /// The mapping does not permit it (`SIGSEGV`).
+    #[error("the mapping of page {page} does not permit the access")]
+    Denied {
+        /// The page of the file.
+        page: PageIndex,
+    },
+    /// The page lies wholly past the end of the file (`SIGBUS`).
+    #[error("page {page} lies past the end of the file")]
+    BeyondEnd {
+        /// The page of the file.
+        page: PageIndex,
+    },
+    /// The file system or the device failed, or there is no room for the page (`SIGBUS`).
+    #[error(transparent)]
+    Fs(#[from] FsError),
+}
+
+/// The signal a program gets for a failed access through a memory mapping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FaultSignal {
+    /// There is no such mapping, or not with this permission.
+    Segv,
+    /// There is no such page, or it cannot be had.
+    Bus,
+}
+
+impl FaultError {
+    /// The signal.
+    #[must_use]
+    pub const fn signal(&self) -> FaultSignal {
+        match self {
+            Self::NotMapped { .. } | Self::Denied { .. } => FaultSignal::Segv,
+            Self::BeyondEnd { .. } | Self::Fs(_) => FaultSignal::Bus,
+        }
+    }
+
+    /// The errno of a system call that was given the memory: `EFAULT`, unless the file system had
+    /// a reason of its own.
+    #[must_use]
+    pub const fn errno(&self) -> Errno {
+        match self {
+            Self::Fs(error) => error.errno(),
+            _ => Errno::FAULT,
+        }
+    }
+}
 
 /// A seek found nothing of the kind asked for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -19,6 +19,7 @@
 //! | How is a range made zero, or private? | [`zero`] | [`unshare`], [`resize`] |
 //! | Where is data, where is it stored? | [`seek`] | [`fiemap`] |
 //! | What is a folio, who may touch it? | [`folio`] | [`page_cache`] |
+//! | What happens in a memory mapping? | [`mmap`] | [`page_cache`] |
 //! | Which lock before which? | [`sync`](mod@sync) | `docs/LOCKING.md` |
 //! | What does a mount ask for? | [`vfs`] | [`file`](mod@file) |
 //!
@@ -31,7 +32,7 @@
 //! 3  read  readahead  write  zero  unshare  delalloc  resize  writeback  ioend  fsync  direct
 //!    seek  fiemap  swapfile
 //! 2  ops  iter  user
-//! 1  device < folio, page_cache < inode < flusher
+//! 1  device < folio, page_cache, mmap < inode < flusher
 //! 0  units  error  iomap  stats  sync  mutation
 //! ```
 //!
@@ -64,6 +65,7 @@ pub mod inode;
 pub mod ioend;
 pub mod iomap;
 pub mod iter;
+pub mod mmap;
 pub mod mutation;
 pub mod ops;
 pub mod page_cache;

@@ -116,10 +116,16 @@ mod imp {
 
 /// A run of shared memory that stays mapped as long as the process lives.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct SharedBytes {
+pub(in crate::folio) struct SharedBytes {
     ptr: NonNull<u8>,
     len: usize,
 }
+
+// SAFETY: an address of memory that stays mapped until the process ends, and that is only touched
+// by the copies above, which allow for other threads.
+unsafe impl Send for SharedBytes {}
+// SAFETY: as above.
+unsafe impl Sync for SharedBytes {}
 
 impl SharedBytes {
     /// The `len` bytes at `ptr`.
@@ -140,6 +146,12 @@ impl SharedBytes {
         );
         // SAFETY: `offset <= self.len`, so the address stays inside the memory or one past it.
         unsafe { self.ptr.as_ptr().add(offset) }
+    }
+
+    /// The `len` bytes from `offset` on. Panics if they do not lie inside.
+    pub(super) fn part(&self, offset: usize, len: usize) -> Self {
+        let ptr = NonNull::new(self.at(offset, len)).expect("an offset from a non-null pointer");
+        Self { ptr, len }
     }
 
     /// Copies `src` to `offset`. Panics if it does not fit.

@@ -26,18 +26,6 @@ pub trait CacheOwner: Send + Sync {
         let _ = (folio, range);
     }
 
-    /// Takes the folio out of every memory mapping and clears its mapped flag
-    /// ([`LockedFolio::set_mapped`]). Only called for folios that have it.
-    fn unmap_folio(&self, folio: &mut LockedFolio) {
-        let _ = folio;
-    }
-
-    /// Takes write permission for the folio away from every memory mapping, so that the next store
-    /// faults. Only called for folios with the mapped flag, before they are written.
-    fn write_protect_folio(&self, folio: &mut LockedFolio) {
-        let _ = folio;
-    }
-
     /// The cache was clean and has its first dirty folio, which is locked: note that the inode has
     /// to be written some time.
     fn became_dirty(&self) {}

@@ -317,17 +317,13 @@ impl Pool {
     }
 }
 
-/// Asks the owner of the cache to unmap the folio and to let it go. Without an owner a folio with
-/// private state, or one that may be mapped, stays.
+/// Takes the folio out of the memory mappings and asks the owner of the cache to let it go. Without
+/// an owner a folio with private state stays.
 pub(crate) fn may_go(owner: Option<&dyn CacheOwner>, folio: &mut LockedFolio) -> bool {
+    folio.unmap();
     match owner {
-        Some(owner) => {
-            if folio.is_mapped() {
-                owner.unmap_folio(folio);
-            }
-            !folio.is_mapped() && owner.release_folio(folio)
-        }
-        None => !folio.is_mapped() && !folio.has_private(),
+        Some(owner) => owner.release_folio(folio),
+        None => !folio.has_private(),
     }
 }
 

@@ -16,6 +16,7 @@ use super::header::flag;
 use super::index::{Index, IndexGuard, InsertError, Mark};
 use super::owner::CacheOwner;
 use super::{FolioRef, LockedFolio, Pool};
+use crate::mmap::ReverseMap;
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Mutex, Rank};
 use crate::units::BlockBits;
@@ -39,6 +40,8 @@ pub(crate) struct CacheCore {
     /// Pages of dirty folios.
     nr_dirty: AtomicU64,
     owner: Mutex<Owner>,
+    /// The memory mappings that show the cache's file. Empty when the core goes to another cache.
+    mappings: ReverseMap,
 }
 
 struct Owner {
@@ -70,7 +73,13 @@ impl CacheCore {
                     owner: None,
                 },
             ),
+            mappings: ReverseMap::new(),
         }
+    }
+
+    /// The memory mappings of the cache's file.
+    pub(crate) fn mappings(&self) -> &ReverseMap {
+        &self.mappings
     }
 
     pub(crate) fn index(&self) -> &Index {
@@ -270,6 +279,7 @@ impl CacheTable {
     pub(crate) fn unregister(&self, id: u64) {
         let core = self.get(id);
         debug_assert_eq!(core.nr_pages(), 0);
+        debug_assert!(core.mappings.is_empty(), "a mapping outlived its file");
         core.set_owner(0, None);
         let slot = (id & ((1 << SLOT_BITS) - 1)) as u32;
         self.free.lock().given_back.push(slot);

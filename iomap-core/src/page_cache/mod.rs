@@ -85,6 +85,7 @@ use crate::device::BlockDevice;
 use crate::error::Errno;
 use crate::folio::registry::CacheCore;
 use crate::folio::{FolioRef, IndexGuard, Pool, PoolHandle};
+use crate::mmap::ReverseMap;
 use crate::units::{BlockBits, PAGE_SHIFT, PageIndex};
 
 pub use crate::folio::{CacheOwner, Mark};
@@ -144,6 +145,12 @@ impl PageCache {
     /// The id of this cache, never used for another.
     pub(crate) fn id(&self) -> u64 {
         self.id
+    }
+
+    /// The memory mappings that show the file.
+    #[must_use]
+    pub fn mappings(&self) -> &ReverseMap {
+        self.core.mappings()
     }
 
     /// The pool its folios come from.

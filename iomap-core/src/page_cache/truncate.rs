@@ -59,12 +59,14 @@ impl PageCache {
 
     /// Removes the part of a folio that lies in `range`: by removing the folio, by splitting it
     /// and removing pieces, or by zeroing.
-    fn truncate_folio(&self, folio: LockedFolio, range: FileRange) {
+    fn truncate_folio(&self, mut folio: LockedFolio, range: FileRange) {
         let whole = folio.range();
         if range.covers(whole) {
             self.discard(folio);
             return;
         }
+        // A store that needs no fault would dirty a block that is about to be clean and freed.
+        folio.unmap();
         let part = bytes_in(whole, range);
         // Splitting pays if a quarter of the memory comes back.
         let split = if part.len() >= folio.len() / 4 {
@@ -95,10 +97,8 @@ impl PageCache {
 
     /// Removes a locked folio with whatever it holds.
     fn discard(&self, mut folio: LockedFolio) {
+        folio.unmap();
         if let Some(owner) = self.owner() {
-            if folio.is_mapped() {
-                owner.unmap_folio(&mut folio);
-            }
             let all = 0..folio.len();
             owner.invalidate_folio(&mut folio, all);
         }

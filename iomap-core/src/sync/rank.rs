@@ -45,6 +45,10 @@ pub enum Rank {
     IoendQueue,
     /// The dirty accounting and the flusher's queues.
     Flusher,
+    /// The list of memory mappings of one page cache.
+    ReverseMap,
+    /// The page table of one memory mapping.
+    PageTable,
     /// The index of one page cache.
     PageCacheIndex,
     /// The per-block state of one folio.

@@ -271,11 +271,7 @@ impl LockedFolio {
         if !self.is_dirty() {
             return false;
         }
-        if self.is_mapped()
-            && let Some(owner) = self.pool().owner_of(self)
-        {
-            owner.write_protect_folio(self);
-        }
+        self.write_protect();
         self.clear_dirty_flag()
     }
 

@@ -161,8 +161,9 @@ impl LockedFolio {
 
     // ---- memory mappings
 
-    /// Says whether some memory mapping may show the folio. While set, the owner of the cache is
-    /// asked to unmap it before it leaves the cache, and to write-protect it before it is written.
+    /// Says whether some memory mapping may show the folio. Set before it is shown; while set, the
+    /// folio is taken out of the mappings before it leaves the cache, and write-protected in them
+    /// before it is written.
     pub fn set_mapped(&mut self, mapped: bool) {
         let header = &self.meta().header;
         if mapped {
