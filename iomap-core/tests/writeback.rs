@@ -350,6 +350,35 @@ fn mapped_only_keeps_the_unmapped_blocks_of_a_folio_dirty() {
 }
 
 #[test]
+fn scattered_runs_enter_the_device_together() {
+    let volume = volume(12, Mode::Lazy);
+    let flusher = manual(&volume);
+    let file: Arc<OrderB> = volume.file(Some(&flusher));
+    for page in 0..12 {
+        file.write(page * 2 * PAGE_SIZE as u64, &[1; PAGE_SIZE])
+            .unwrap();
+    }
+    volume.device.take_batches();
+    sync(&file);
+    assert_eq!(volume.device.take_writes().len(), 12);
+    assert_eq!(volume.device.take_batches(), [12]);
+    assert_eq!(file.on_disk(23 * PAGE_SIZE as u64), file.contents());
+}
+
+#[test]
+fn large_runs_do_not_wait_for_company() {
+    let volume = volume(12, Mode::Lazy);
+    let flusher = manual(&volume);
+    let file: Arc<OrderB> = volume.file(Some(&flusher));
+    for run in 0..4 {
+        file.write(run * (300 << 10), &vec![1; 256 << 10]).unwrap();
+    }
+    volume.device.take_batches();
+    sync(&file);
+    assert_eq!(volume.device.take_batches(), [1, 1, 1, 1]);
+}
+
+#[test]
 fn neighbouring_folios_become_one_run() {
     let volume = volume(12, Mode::Lazy);
     let flusher = manual(&volume);

@@ -31,6 +31,7 @@ mod ring;
 pub mod tokio;
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use crate::error::DeviceError;
@@ -123,12 +124,12 @@ pub trait BlockDevice: Send + Sync + fmt::Debug {
     /// is woken when the folio is handed to an I/O.
     fn in_flight(&self) -> usize;
 
-    /// Requests submitted from here on may be kept back until [`BlockDevice::unplug`], so that
-    /// many enter the device at once. Plugs nest. A thread that waits for the device starts them
-    /// all the same. Use [`Plug`], which cannot be forgotten.
+    /// Requests that this thread submits from here on may be kept back until
+    /// [`BlockDevice::unplug`], so that many enter the device at once. Plugs nest. A thread that
+    /// waits for the device starts them all the same. Use [`Plug`], which cannot be forgotten.
     fn plug(&self) {}
 
-    /// Ends one [`BlockDevice::plug`].
+    /// Ends one [`BlockDevice::plug`] of this thread.
     fn unplug(&self) {}
 
     /// Does one request and waits for it: the shortest way for a caller that would wait anyway.
@@ -228,21 +229,29 @@ impl<D: BlockDevice + ?Sized> BlockDevice for Arc<D> {
     }
 }
 
-/// Keeps a device plugged ([`BlockDevice::plug`]) while it lives.
+/// Keeps a device plugged ([`BlockDevice::plug`]) while it lives, in the thread that made it.
+///
+/// A thread that holds one must not wait for another thread that may wait for its requests.
 #[must_use = "the device is unplugged when the guard is dropped"]
 #[derive(Debug)]
-pub struct Plug<'a>(&'a dyn BlockDevice);
+pub struct Plug<'a> {
+    device: &'a dyn BlockDevice,
+    _stays_in_thread: PhantomData<*const ()>,
+}
 
 impl<'a> Plug<'a> {
     /// Plugs `device`.
     pub fn new(device: &'a dyn BlockDevice) -> Self {
         device.plug();
-        Self(device)
+        Self {
+            device,
+            _stays_in_thread: PhantomData,
+        }
     }
 }
 
 impl Drop for Plug<'_> {
     fn drop(&mut self) {
-        self.0.unplug();
+        self.device.unplug();
     }
 }

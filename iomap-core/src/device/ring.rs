@@ -13,8 +13,8 @@
 //!
 //! # When entries reach the kernel
 //!
-//! At once, unless the device is plugged. Then when [`BATCH`] have gathered, when the plug goes,
-//! and when anybody waits or polls. Between push and system call the entry is counted in
+//! At once, unless their thread has the device plugged. Then when [`BATCH`] have gathered, when the
+//! plug goes, and when anybody submits without a plug, waits or polls. Between push and system call the entry is counted in
 //! [`Queue::pending`]; whoever takes the count makes the call, until the kernel has consumed that
 //! many.
 
@@ -31,7 +31,8 @@ use super::handle::Handle;
 use super::request::{Next, Request};
 use crate::error::Errno;
 use crate::sync::atomic::{AtomicUsize, Ordering};
-use crate::sync::{Condvar, Mutex, MutexGuard, Rank, thread};
+use crate::sync::thread::{self, ThreadId};
+use crate::sync::{Condvar, Mutex, MutexGuard, Rank};
 
 /// Entries of the submission queue, and requests in the kernel at one time.
 const DEPTH: u32 = 256;
@@ -60,7 +61,8 @@ struct Queue {
     requests: Slab<Box<Request>>,
     /// Entries pushed that nobody has undertaken to bring into the kernel.
     pending: u32,
-    plugs: u32,
+    /// The threads with a plug, once for each.
+    plugged: SmallVec<[ThreadId; 4]>,
     /// Whether some thread is the driver.
     driven: bool,
     /// Whether somebody wanted to reap meanwhile, and relies on the driver.
@@ -92,7 +94,7 @@ impl Ring {
         let queue = Queue {
             requests: Slab::with_capacity(DEPTH as usize),
             pending: 0,
-            plugs: 0,
+            plugged: SmallVec::new(),
             driven: false,
             asked: false,
             followers: 0,
@@ -146,7 +148,7 @@ impl Ring {
             thread::yield_now();
             queue = self.queue.lock();
         }
-        if queue.plugs == 0 || queue.pending >= BATCH {
+        if !queue.is_plugged() || queue.pending >= BATCH {
             let count = queue.take_pending();
             drop(queue);
             self.enter(count);
@@ -358,14 +360,17 @@ impl Ring {
 
     /// See [`BlockDevice::plug`](super::BlockDevice::plug).
     pub(super) fn plug(&self) {
-        self.queue.lock().plugs += 1;
+        self.queue.lock().plugged.push(thread::current().id());
     }
 
     /// See [`BlockDevice::unplug`](super::BlockDevice::unplug).
     pub(super) fn unplug(&self) {
         let mut queue = self.queue.lock();
-        queue.plugs = queue.plugs.saturating_sub(1);
-        if queue.plugs == 0 {
+        let id = thread::current().id();
+        if let Some(at) = queue.plugged.iter().position(|one| *one == id) {
+            queue.plugged.swap_remove(at);
+        }
+        if !queue.is_plugged() {
             let count = queue.take_pending();
             drop(queue);
             self.enter(count);
@@ -388,6 +393,11 @@ impl Queue {
     /// Undertakes to bring the pending entries into the kernel.
     fn take_pending(&mut self) -> u32 {
         std::mem::take(&mut self.pending)
+    }
+
+    /// Whether this thread has the device plugged.
+    fn is_plugged(&self) -> bool {
+        !self.plugged.is_empty() && self.plugged.contains(&thread::current().id())
     }
 }
 

@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 
 use super::FOLIOS_MAX;
 use super::in_flight::{InFlightIoend, Route};
-use crate::device::{Bio, BioOp, BlockDevice, Completion, Segment};
+use crate::device::{Bio, BioOp, BlockDevice, Completion, Plug, Segment};
 use crate::folio::FolioRef;
 use crate::inode::Ioend;
 use crate::iomap::{FsFlags, Iomap, MapKind};
@@ -18,6 +18,8 @@ use crate::units::{DevAddr, FilePos, FileRange};
 
 /// Bytes after which a bio is submitted while its run goes on.
 const BIO_BYTES: u64 = 4 << 20;
+/// Bytes that runs behind a plug may have: a device that transfers more is better kept busy.
+const PLUG_BYTES: u64 = 256 << 10;
 /// Segments of one bio: what one `pwritev` takes.
 const BIO_SEGMENTS: usize = 1024;
 
@@ -95,6 +97,11 @@ pub(crate) struct Builder<'a> {
     keep: Option<Arc<dyn Send + Sync>>,
     bio_bytes: u64,
     open: Option<Open>,
+    /// Held from the first run to [`Builder::submit`], or to enough bytes: small runs enter the
+    /// device together.
+    plug: Option<Plug<'a>>,
+    /// Bytes submitted behind the plug.
+    plugged: u64,
     /// Runs submitted whose end the caller waits for itself.
     submitted: Vec<Arc<InFlightIoend>>,
 }
@@ -131,13 +138,15 @@ impl<'a> Builder<'a> {
             keep,
             bio_bytes,
             open: None,
+            plug: None,
+            plugged: 0,
             submitted: Vec::new(),
         }
     }
 
-    /// Whether nothing waits for submission.
+    /// Whether nothing waits for submission, here or behind the plug.
     pub(crate) const fn is_empty(&self) -> bool {
-        self.open.is_none()
+        self.open.is_none() && self.plug.is_none()
     }
 
     /// Adds a run: to the open one, or to a new one after submitting that.
@@ -153,7 +162,7 @@ impl<'a> Builder<'a> {
             )
         });
         if !fits {
-            self.submit();
+            self.close();
             self.start(run);
         }
         let Some(open) = &mut self.open else { return };
@@ -163,6 +172,8 @@ impl<'a> Builder<'a> {
     }
 
     fn start(&mut self, run: &Run<'_>) {
+        let device = self.device;
+        self.plug.get_or_insert_with(|| Plug::new(device));
         let start = run.iomap.range.start();
         let ioend = Ioend {
             range: FileRange::at_most(start, 0),
@@ -203,17 +214,36 @@ impl<'a> Builder<'a> {
             bio.len += part;
             done += part;
             if bio.len == self.bio_bytes || bio.segments.len() == BIO_SEGMENTS {
-                open.submit_bio(self.device);
+                self.plugged += open.submit_bio(self.device);
             }
+        }
+        self.unplug_if_many();
+    }
+
+    /// Submits what was collected: when this returns it is at the device.
+    pub(crate) fn submit(&mut self) {
+        self.close();
+        self.unplug();
+    }
+
+    fn unplug_if_many(&mut self) {
+        if self.plugged >= PLUG_BYTES {
+            self.unplug();
         }
     }
 
-    /// Submits what was collected.
-    pub(crate) fn submit(&mut self) {
+    fn unplug(&mut self) {
+        self.plug = None;
+        self.plugged = 0;
+    }
+
+    /// The open run is complete.
+    fn close(&mut self) {
         let Some(mut open) = self.open.take() else {
             return;
         };
-        open.submit_bio(self.device);
+        self.plugged += open.submit_bio(self.device);
+        self.unplug_if_many();
         let Open {
             mut ioend,
             in_flight,
@@ -262,8 +292,11 @@ impl Open {
         }
     }
 
-    fn submit_bio(&mut self, device: &dyn BlockDevice) {
-        let Some(parts) = self.bio.take() else { return };
+    /// Returns the bytes submitted.
+    fn submit_bio(&mut self, device: &dyn BlockDevice) -> u64 {
+        let Some(parts) = self.bio.take() else {
+            return 0;
+        };
         self.in_flight.add_bio();
         let in_flight = Arc::clone(&self.in_flight);
         let done = Completion::call(move |result| in_flight.bio_done(result));
@@ -274,6 +307,7 @@ impl Open {
             &parts.segments,
             done,
         ));
+        parts.len
     }
 }
 

@@ -33,6 +33,12 @@ pub(crate) struct TestDevice {
 struct State {
     mode: Mode,
     queue: VecDeque<Bio>,
+    /// Plugs on the device, whoever's.
+    plugs: usize,
+    /// Kept back until the last plug goes or somebody looks.
+    plugged: Vec<Bio>,
+    /// Requests that entered together, for each time some did.
+    batches: Vec<usize>,
     in_flight: usize,
     /// Writes: address and length, in the order of their submission.
     writes: Vec<(u64, u64)>,
@@ -48,6 +54,9 @@ impl TestDevice {
         let state = State {
             mode,
             queue: VecDeque::new(),
+            plugs: 0,
+            plugged: Vec::new(),
+            batches: Vec::new(),
             in_flight: 0,
             writes: Vec::new(),
             faults: VecDeque::new(),
@@ -78,6 +87,11 @@ impl TestDevice {
     /// The writes so far; forgets them.
     pub(crate) fn take_writes(&self) -> Vec<(u64, u64)> {
         std::mem::take(&mut self.state.lock().writes)
+    }
+
+    /// How many requests entered together, each time; forgets it.
+    pub(crate) fn take_batches(&self) -> Vec<usize> {
+        std::mem::take(&mut self.state.lock().batches)
     }
 
     /// The next `n` reads fail.
@@ -127,8 +141,26 @@ impl TestDevice {
         self.parking.notify();
     }
 
+    /// Has what was kept back enter the device.
+    fn enter(&self) {
+        let mut state = self.state.lock();
+        let bios = std::mem::take(&mut state.plugged);
+        if bios.is_empty() {
+            return;
+        }
+        state.batches.push(bios.len());
+        if state.mode != Mode::Immediate {
+            state.queue.extend(bios);
+            drop(state);
+            return self.parking.notify();
+        }
+        drop(state);
+        bios.into_iter().for_each(|bio| self.complete(bio));
+    }
+
     /// Completes what may be completed by a thread that looks.
     fn look(&self) -> bool {
+        self.enter();
         let bio = {
             let mut state = self.state.lock();
             if state.mode == Mode::Held {
@@ -155,19 +187,32 @@ impl BlockDevice for TestDevice {
     }
 
     fn submit(&self, bio: Bio) {
-        let immediate = {
+        let plugs = {
             let mut state = self.state.lock();
             if let BioOp::Write { .. } = bio.op {
                 state.writes.push((bio.addr.bytes(), bio.len));
             }
             state.in_flight += 1;
-            state.mode == Mode::Immediate
+            state.plugged.push(bio);
+            state.plugs
         };
-        if immediate {
-            self.complete(bio);
-        } else {
-            self.state.lock().queue.push_back(bio);
-            self.parking.notify();
+        if plugs == 0 {
+            self.enter();
+        }
+    }
+
+    fn plug(&self) {
+        self.state.lock().plugs += 1;
+    }
+
+    fn unplug(&self) {
+        let plugs = {
+            let mut state = self.state.lock();
+            state.plugs -= 1;
+            state.plugs
+        };
+        if plugs == 0 {
+            self.enter();
         }
     }
 

@@ -585,6 +585,31 @@ fn a_plug_keeps_requests_back_until_it_goes_or_somebody_waits() {
 }
 
 #[test]
+fn a_plug_does_not_keep_back_what_other_threads_submit() {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let dir = tempfile::tempdir().unwrap();
+    let Some(device) = with_ring(&dir) else {
+        return;
+    };
+    let count = Arc::new(AtomicUsize::new(0));
+    let plug = crate::device::Plug::new(&device);
+    std::thread::scope(|scope| {
+        scope.spawn(|| counted_read(&device, 0, 4096, 0, &count));
+    });
+    // Nobody waits for the device: only if the request is in the kernel can it be answered.
+    let fd = device.completion_fd().unwrap();
+    let mut fds = [PollFd::new(&fd, PollFlags::IN)];
+    let most = Timespec {
+        tv_sec: 60,
+        tv_nsec: 0,
+    };
+    assert_eq!(poll(&mut fds, Some(&most)), Ok(1), "kept back");
+    device.poll();
+    assert_eq!(count.load(Ordering::Acquire), 1);
+    drop(plug);
+}
+
+#[test]
 fn a_request_of_very_many_segments_is_done_in_parts() {
     let dir = tempfile::tempdir().unwrap();
     for (name, device) in devices(&dir) {
