@@ -18,7 +18,7 @@ use crate::device::BioOp;
 use crate::error::{FsError, ProtocolError, Result};
 use crate::folio::LockedFolio;
 use crate::inode::Inode;
-use crate::iomap::{InlineBuffer, Iomap, MapKind};
+use crate::iomap::{FsFlags, InlineBuffer, Iomap, MapKind};
 use crate::ops::{FolioOp, FolioOps, FolioRequest, Prepared};
 use crate::page_cache::GetFolio;
 use crate::units::{FilePos, FileRange, PAGE_SHIFT};
@@ -202,7 +202,9 @@ fn change_locked<S: UserSource>(
     }
     folio.mark_accessed();
     let end = range.take(done as u64).end();
-    let grew = matches!(change, Change::Copy(_)) && end > inode.size();
+    let grew = matches!(change, Change::Copy(_))
+        && end > inode.size()
+        && !how.iomap.flags.contains(FsFlags::BEYOND_EOF);
     if grew {
         // Under the folio lock: writeback of this folio sees the size that covers it (rule F6).
         inode.set_size(end);
@@ -259,7 +261,7 @@ fn fill_block(
     } else {
         how.source
     };
-    if start >= inode.size() && !source.flags.contains(crate::iomap::FsFlags::BEYOND_EOF) {
+    if start >= inode.size() && !source.flags.contains(FsFlags::BEYOND_EOF) {
         folio.zero(block);
         return Ok(());
     }

@@ -12,7 +12,7 @@ use crate::page_cache::PageCache;
 use crate::stats::Counters;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Rank, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use crate::units::{BlockBits, FilePos, FileRange};
+use crate::units::{BlockBits, FilePos, FileRange, PageIndex};
 
 mod attached;
 mod inflight;
@@ -26,6 +26,9 @@ pub use ioends::{Helping, Ioend, IoendQueue};
 pub type SharedGuard<'a> = RwLockReadGuard<'a, ()>;
 /// The inode lock, held exclusively: everything that changes size or mappings.
 pub type ExclusiveGuard<'a> = RwLockWriteGuard<'a, ()>;
+
+/// No position.
+const NOWHERE: u64 = u64::MAX;
 
 /// What an [`Inode`] is made of.
 #[derive(Debug)]
@@ -67,6 +70,11 @@ pub struct Inode {
     stable_writes: bool,
     ioends: Arc<IoendQueue>,
     attached: OnceLock<Attached>,
+    /// See [`Inode::metadata_start`]. Stored (`Release`) with the inode lock held exclusively, before
+    /// the first folio there is dirtied; loaded (`Acquire`) with a folio locked.
+    metadata: AtomicU64,
+    /// The page at which the next cyclic writeback begins. A hint: relaxed.
+    writeback_index: AtomicU64,
 }
 
 impl Inode {
@@ -95,6 +103,8 @@ impl Inode {
             stable_writes,
             ioends: Arc::new(IoendQueue::new()),
             attached: OnceLock::new(),
+            metadata: AtomicU64::new(NOWHERE),
+            writeback_index: AtomicU64::new(0),
         }
     }
 
@@ -127,6 +137,34 @@ impl Inode {
     /// the file calls it while its submitter holds the inode lock.
     pub fn set_size(&self, size: FilePos) {
         self.size.store(size.bytes(), Ordering::Release);
+    }
+
+    /// Where metadata of the file system begins that lies beyond the end of the file, as the hashes
+    /// of a verified file do.
+    #[must_use]
+    pub fn metadata_start(&self) -> Option<FilePos> {
+        let start = self.metadata.load(Ordering::Acquire);
+        (start != NOWHERE).then(|| FilePos::saturating(start))
+    }
+
+    /// Says where such metadata begins: bytes from `start` on are read and written as they are,
+    /// whatever the size is, through mappings with
+    /// [`BEYOND_EOF`](crate::iomap::FsFlags::BEYOND_EOF) (rule B73). `None`: nowhere, after its
+    /// pages have left the cache. The inode lock is held exclusively; `start` lies at the end of a
+    /// block, at or after the size, which does not grow while it is set.
+    pub fn set_metadata_start(&self, start: Option<FilePos>) {
+        let start = start.map_or(NOWHERE, FilePos::bytes);
+        self.metadata.store(start, Ordering::Release);
+    }
+
+    /// Where the next cyclic writeback begins.
+    pub(crate) fn writeback_index(&self) -> PageIndex {
+        PageIndex::new(self.writeback_index.load(Ordering::Relaxed))
+    }
+
+    /// Notes where a cyclic writeback has stopped.
+    pub(crate) fn set_writeback_index(&self, index: PageIndex) {
+        self.writeback_index.store(index.get(), Ordering::Relaxed);
     }
 
     /// Takes the inode lock shared.

@@ -206,7 +206,9 @@ bitflags::bitflags! {
         const XATTR = 1 << 6;
         /// After the written data, zero up to the end of the block.
         const ZERO_TAIL = 1 << 7;
-        /// Metadata beyond the end of the file: size checks and EOF zeroing do not apply.
+        /// Metadata beyond the end of the file, at or after
+        /// [`Inode::metadata_start`](crate::inode::Inode::metadata_start): size checks, EOF zeroing and
+        /// the update of the size do not apply, neither in memory nor when it has been written.
         const BEYOND_EOF = 1 << 8;
         /// Free for the file system.
         const PRIVATE = 1 << 15;

@@ -12,12 +12,14 @@ use iomap_core::device::BlockDevice;
 use iomap_core::error::{Errno, FsError};
 use iomap_core::flusher::{Flusher, FlusherConfig};
 use iomap_core::fsync::{self, SyncRange};
-use iomap_core::iomap::{Iomap, MapKind};
+use iomap_core::iomap::{FsFlags, Iomap, MapKind};
 use iomap_core::ops::MapOps;
 use iomap_core::page_cache::GetFolio;
+use iomap_core::read::read_folio;
 use iomap_core::sync::thread;
 use iomap_core::units::{DevAddr, FilePos, FileRange, PAGE_SIZE, PageIndex};
-use iomap_core::write::WriteOptions;
+use iomap_core::user::SliceSource;
+use iomap_core::write::{WriteOptions, buffered_write};
 use iomap_core::writeback::{WritebackControl, write_pages};
 
 const K: usize = 1024;
@@ -378,6 +380,108 @@ fn large_runs_do_not_wait_for_company() {
     assert_eq!(volume.device.take_batches(), [1, 1, 1, 1]);
 }
 
+/// The device pages written, as pages of a file whose page n is at device page `first + n`.
+fn pages_written(file: &OrderB, first: u64) -> Vec<u64> {
+    let mut pages = Vec::new();
+    for (addr, len) in file.volume.device.take_writes() {
+        let page = (addr >> 12) - first;
+        pages.extend(page..page + (len >> 12));
+    }
+    pages
+}
+
+/// A file of 16 written pages in folios of their own, all dirty again.
+fn sixteen_dirty_pages() -> (Arc<OrderB>, u64) {
+    let file: Arc<OrderB> = volume(12, Mode::Lazy).file(None);
+    for page in 0..16 {
+        file.write(page * PAGE_SIZE as u64, &[1; PAGE_SIZE])
+            .unwrap();
+    }
+    sync(&file);
+    let Some(Block::Mapped(first)) = file.block(0) else {
+        panic!("not written")
+    };
+    file.volume.device.take_writes();
+    for page in 0..16 {
+        file.write(page * PAGE_SIZE as u64, &[2; PAGE_SIZE])
+            .unwrap();
+    }
+    (file, first)
+}
+
+#[test]
+fn background_writeback_goes_on_where_it_stopped() {
+    let (file, first) = sixteen_dirty_pages();
+    let background = WritebackControl::background(FileRange::ALL, 6);
+    let mut written = Vec::new();
+    for _ in 0..3 {
+        write_pages(&*file, &background).unwrap();
+        written.push(pages_written(&file, first));
+        // Dirtied again each time: it must not keep the others from their turn.
+        file.write(0, &[3; PAGE_SIZE]).unwrap();
+    }
+    let pages = |range: std::ops::Range<u64>| range.collect::<Vec<_>>();
+    assert_eq!(written[..2], [pages(0..6), pages(6..12)]);
+    // What is behind the last page goes on at the first.
+    assert_eq!(written[2], [12, 13, 14, 15, 0]);
+    write_pages(&*file, &background).unwrap();
+    assert_eq!(pages_written(&file, first), [0]);
+    assert_eq!(file.inode().cache().nr_dirty(), 0);
+}
+
+#[test]
+fn an_integrity_sync_begins_at_the_start_whatever_background_writeback_did() {
+    let (file, first) = sixteen_dirty_pages();
+    write_pages(&*file, &WritebackControl::background(FileRange::ALL, 6)).unwrap();
+    file.write(0, &[3; PAGE_SIZE]).unwrap();
+    pages_written(&file, first);
+    sync(&file);
+    let expected: Vec<u64> = std::iter::once(0).chain(6..16).collect();
+    assert_eq!(pages_written(&file, first), expected);
+}
+
+/// Writes metadata of the file system beyond the end of the file, as a verified file has it.
+fn write_beyond(file: &OrderB, pos: u64, bytes: &[u8]) {
+    let _lock = file.inode().lock_exclusive();
+    file.inode()
+        .set_metadata_start(Some(FilePos::saturating(pos)));
+    let mut source = SliceSource::new(bytes);
+    let options = WriteOptions::default();
+    let done = buffered_write(file, FilePos::saturating(pos), &mut source, options);
+    assert_eq!(done.unwrap(), bytes.len() as u64);
+}
+
+#[test]
+fn metadata_beyond_the_end_is_written_and_read_and_leaves_the_size_alone() {
+    for (bits, at) in [(12, 64 * K), (10, 2 * K)] {
+        // Of 1 KiB blocks, the end of the file and the metadata lie in one page.
+        let file: Arc<OrderB> = volume(bits, Mode::Lazy).file(None);
+        file.write(0, &[1; 100]).unwrap();
+        write_beyond(&file, at as u64, &[7; 1500]);
+        store(&file, 100, &[9; 500]);
+        sync(&file);
+        assert_eq!((file.inode().size().bytes(), file.disk_size()), (100, 100));
+        let on_disk = file.on_disk((at + 2 * K) as u64);
+        assert_eq!(on_disk[..100], [1; 100]);
+        assert!(
+            on_disk[100..at].iter().all(|&byte| byte == 0),
+            "between the end of the file and the metadata (rule B41)"
+        );
+        assert_eq!(on_disk[at..at + 1500], [7; 1500], "rule B73");
+
+        // Nothing of it was left dirty, and it comes back from storage.
+        let cache = file.inode().cache();
+        cache.invalidate(FileRange::ALL, false).unwrap();
+        assert!(cache.is_empty());
+        let index = FilePos::saturating(at as u64).page();
+        let folio = cache.get_or_create(index, GetFolio::default()).unwrap();
+        let folio = read_folio(&*file, folio).unwrap();
+        let mut bytes = vec![0; 1500];
+        folio.copy_out(at - folio.range().start().bytes() as usize, &mut bytes);
+        assert_eq!(bytes, [7; 1500], "rule B73");
+    }
+}
+
 #[test]
 fn neighbouring_folios_become_one_run() {
     let volume = volume(12, Mode::Lazy);
@@ -682,6 +786,7 @@ fn a_wrong_answer_of_the_backend_is_an_error_and_no_write() {
         Iomap::new(range(page, page), MapKind::Mapped { addr }),
         Iomap::new(range(0, 0), MapKind::Mapped { addr }),
         Iomap::new(range(0, 100), MapKind::Mapped { addr }),
+        Iomap::new(range(0, page), MapKind::Mapped { addr }).with_flags(FsFlags::BEYOND_EOF),
         Iomap::new(
             range(0, page),
             MapKind::Mapped {

@@ -32,11 +32,13 @@ pub struct Ioend {
 
 impl Ioend {
     /// Whether the next run may continue this one, as far as the kind of blocks goes: plain,
-    /// unwritten and shared blocks are never mixed, for they end differently.
+    /// unwritten and shared blocks, and those beyond the end of the file, are never mixed, for they
+    /// end differently.
     #[must_use]
     pub fn same_class(a: &Iomap, b: &Iomap) -> bool {
+        const CLASS: FsFlags = FsFlags::SHARED.union(FsFlags::BEYOND_EOF);
         matches!(a.kind, MapKind::Unwritten { .. }) == matches!(b.kind, MapKind::Unwritten { .. })
-            && a.flags.contains(FsFlags::SHARED) == b.flags.contains(FsFlags::SHARED)
+            && (a.flags ^ b.flags).intersection(CLASS).is_empty()
     }
 
     /// Ends the writeback of the folios. The error, if there was one, is recorded before.

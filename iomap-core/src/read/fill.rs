@@ -201,25 +201,30 @@ fn start_reading<B: MapOps + ?Sized>(
     };
     let whole = FileRange::between(first.range().start(), last.range().end());
     let end = inode.size().round_up(inode.block_bits());
-    let in_file = whole.intersect(FileRange::between(FilePos::ZERO, end));
+    let metadata = inode
+        .metadata_start()
+        .map_or(FilePos::MAX, |at| at.max(end));
     let mut pieces = Vec::new();
-    // Past the end of the file nothing is mapped: zeroes.
-    zero_missing(
-        &mut folios,
-        FileRange::between(in_file.end().max(whole.start()), whole.end()),
-    );
+    // Past the end of the file nothing is mapped, up to metadata (rule B73): zeroes.
+    let between = FileRange::between(end, metadata);
+    zero_missing(&mut folios, whole.intersect(between));
     let max = inode.device().limits().max_transfer;
-    let outcome = for_each_mapping(backend, in_file, Intent::Read, flags, |step| {
-        plan_mapping(&mut folios, step, max, &mut pieces)
-    });
+    let (mut done, mut result) = (0, Ok(()));
+    for part in [
+        FileRange::between(FilePos::ZERO, end),
+        FileRange::between(metadata, FilePos::MAX),
+    ] {
+        let part = whole.intersect(part);
+        let outcome = for_each_mapping(backend, part, Intent::Read, flags, |step| {
+            plan_mapping(&mut folios, step, max, &mut pieces)
+        });
+        done += outcome.done;
+        result = result.and(outcome.all_or_error());
+    }
     // What was planned before an error is read all the same. What was not stays missing, and whoever
     // needs it meets the error itself.
     submit(inode, folios, pieces, filling);
-    if outcome.done == 0 {
-        outcome.all_or_error()
-    } else {
-        Ok(())
-    }
+    if done == 0 { result } else { Ok(()) }
 }
 
 /// The body for one mapping: what is missing of it is zeroed, copied from the inode, or planned.

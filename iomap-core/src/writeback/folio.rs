@@ -10,7 +10,7 @@ use crate::error::{ProtocolError, Result};
 use crate::folio::{FolioRef, LockedFolio};
 use crate::ioend::build::{Run, exact_range};
 use crate::ioend::finish;
-use crate::iomap::{Iomap, MapKind};
+use crate::iomap::{FsFlags, Iomap, MapKind};
 use crate::ops::{FolioOp, FolioRequest, IoendRange, Prepared, WritebackOps, WritebackRequest};
 use crate::stats::Event;
 use crate::units::{BlockBits, FilePos, FileRange};
@@ -128,7 +128,9 @@ impl<B: WritebackOps + ?Sized> Pass<'_, B> {
             return Ok(Attempt::Busy);
         }
         let size = self.inode.size();
-        if size <= folio.range().start() {
+        let metadata = self.inode.metadata_start();
+        let has_metadata = metadata.is_some_and(|at| at < folio.range().end());
+        if size <= folio.range().start() && !has_metadata {
             // A truncate has moved the end of the file and will remove the folio. Compared as
             // positions: an index of the page after the last one does not exist (rule B42).
             folio.cancel_dirty();
@@ -161,19 +163,28 @@ impl<B: WritebackOps + ?Sized> Pass<'_, B> {
         self.written += folio.pages();
         folio.clear_dirty_for_io();
         // From here on a store through a memory mapping faults and waits for the lock.
-        let limit = zero_beyond(folio, start, size, self.inode.block_bits());
+        let metadata = self.inode.metadata_start();
+        let metadata = metadata.map_or(len, |at| at.since(start).min(len as u64) as usize);
+        let limit = zero_beyond(folio, (start, size), metadata, self.inode.block_bits());
         // Rule B27: the mark and the bias first, so that no completion ends the writeback early.
         folio.start_writeback();
         folio.begin_write_pending(pending(len as u64));
         // Rules O3, O4: with the folio locked and its mark visible.
         let direct_in_flight = self.inode.direct().is_busy_after_fence();
         let mut handed = Handed::default();
-        for run in folio.dirty_ranges(limit) {
+        let data = folio.dirty_ranges(limit).map(|run| (run, false));
+        let beyond = folio.dirty_ranges(len).filter_map(|run| {
+            let run = run.start.max(metadata.max(limit))..run.end;
+            (!run.is_empty()).then_some((run, true))
+        });
+        for (run, metadata) in data.chain(beyond) {
             let part = Part {
                 folio: &*folio,
                 start,
                 run,
-                size,
+                // To metadata the end of the file does not apply (rule B73).
+                size: if metadata { FilePos::MAX } else { size },
+                metadata,
                 direct_in_flight,
             };
             self.write_run(guard.as_deref_mut(), &part, &mut handed);
@@ -198,7 +209,7 @@ impl<B: WritebackOps + ?Sized> Pass<'_, B> {
     fn write_run(&mut self, mut guard: Option<&mut B::Guard>, part: &Part<'_>, to: &mut Handed) {
         let mut rest = part.range();
         while !rest.is_empty() {
-            match self.map(guard.as_deref_mut(), rest, part.direct_in_flight) {
+            match self.map(guard.as_deref_mut(), rest, part) {
                 Ok(Some(iomap)) => {
                     let piece = iomap.cut(rest.intersect(iomap.range));
                     rest = rest.skip(piece.range.len());
@@ -228,7 +239,7 @@ impl<B: WritebackOps + ?Sized> Pass<'_, B> {
         &self,
         guard: Option<&mut B::Guard>,
         rest: FileRange,
-        direct_in_flight: bool,
+        part: &Part<'_>,
     ) -> Result<Option<Iomap>> {
         let may_allocate = !self.control.mapped_only;
         let bits = self.inode.block_bits();
@@ -240,12 +251,17 @@ impl<B: WritebackOps + ?Sized> Pass<'_, B> {
         let req = WritebackRequest {
             range: rest,
             hint_end: hint.max(rest.end()),
-            direct_in_flight,
+            direct_in_flight: part.direct_in_flight,
             may_allocate,
         };
         match self.backend.map_writeback(guard, &req)? {
             Some(iomap) => {
                 check_answer(&iomap, rest, bits)?;
+                if iomap.flags.contains(FsFlags::BEYOND_EOF) != part.metadata {
+                    let what = "metadata where there is none, or none where there is";
+                    let pos = rest.start();
+                    return Err(ProtocolError::BadKind { what, pos }.into());
+                }
                 Ok(Some(iomap))
             }
             None if may_allocate => {
@@ -292,6 +308,8 @@ struct Part<'a> {
     /// The bytes of the folio.
     run: Range<usize>,
     size: FilePos,
+    /// Whether it is metadata beyond the end of the file.
+    metadata: bool,
     direct_in_flight: bool,
 }
 
@@ -310,17 +328,22 @@ impl Part<'_> {
     }
 }
 
-/// Zeroes what lies beyond the end of the file, every time the folio is written: a memory mapping
-/// may have stored there since (rule B41). Returns the bytes of the folio that may have to be
-/// written: up to the end of the file, rounded up to a block.
-fn zero_beyond(folio: &mut LockedFolio, start: FilePos, size: FilePos, bits: BlockBits) -> usize {
+/// Zeroes what lies beyond the end of the file, up to `metadata`, every time the folio is written: a
+/// memory mapping may have stored there since (rule B41). Returns the bytes of the folio that may
+/// have to be written as data: up to the end of the file, rounded up to a block.
+fn zero_beyond(
+    folio: &mut LockedFolio,
+    (start, size): (FilePos, FilePos),
+    metadata: usize,
+    bits: BlockBits,
+) -> usize {
     let len = folio.len();
     let below = size.since(start);
     if below >= len as u64 {
         return len;
     }
     let below = below as usize;
-    folio.zero(below..len);
+    folio.zero(below..metadata.max(below));
     below.next_multiple_of(1 << bits.get()).min(len)
 }
 

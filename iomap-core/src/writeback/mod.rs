@@ -30,7 +30,7 @@ use crate::ioend::in_flight::Route;
 use crate::ops::WritebackOps;
 use crate::page_cache::Mark;
 use crate::sync::{Rank, rank};
-use crate::units::FileRange;
+use crate::units::{FileRange, PageIndex};
 
 /// Folios looked at between two looks at the index.
 const BATCH: usize = 32;
@@ -54,6 +54,10 @@ pub struct WritebackControl {
     pub sync: SyncMode,
     /// Pages after which to stop; only without [`SyncMode::All`].
     pub nr_to_write: u64,
+    /// Begin where the last such writeback of the inode stopped, and go on at the start of the range:
+    /// a page that is dirtied again and again does not keep the others from being written. Only
+    /// without [`SyncMode::All`].
+    pub cyclic: bool,
     /// Write only what has storage already, open no transaction, pass none of the folio points,
     /// do no conversions in this thread: for a journal that writes ordered data in its commit. What
     /// has no storage stays dirty.
@@ -68,17 +72,19 @@ impl WritebackControl {
             range,
             sync: SyncMode::All,
             nr_to_write: u64::MAX,
+            cyclic: false,
             mapped_only: false,
         }
     }
 
-    /// About `nr_to_write` dirty pages of `range`, whatever is easy.
+    /// About `nr_to_write` dirty pages of `range`, whatever is easy, in turns.
     #[must_use]
     pub const fn background(range: FileRange, nr_to_write: u64) -> Self {
         Self {
             range,
             sync: SyncMode::None,
             nr_to_write,
+            cyclic: true,
             mapped_only: false,
         }
     }
@@ -201,27 +207,44 @@ impl<B: WritebackOps + ?Sized> Pass<'_, B> {
             }
             SyncMode::None => Mark::Dirty,
         };
-        let (mut at, end) = self.control.range.pages();
+        let (first, end) = self.control.range.pages();
+        let cyclic = self.control.cyclic && self.control.sync == SyncMode::None;
+        if !cyclic {
+            self.walk_pages(first, end, mark, alone);
+        } else {
+            let from = self.inode.writeback_index().clamp(first, end);
+            let stopped = self
+                .walk_pages(from, end, mark, alone)
+                .or_else(|| self.walk_pages(first, from, mark, alone));
+            self.inode
+                .set_writeback_index(stopped.unwrap_or(PageIndex::ZERO));
+        }
+        self.builder.submit();
+        if alone {
+            self.finish_own();
+        }
+    }
+
+    /// Walks the marks of some pages. Returns the page it stopped at because it was enough.
+    fn walk_pages(
+        &mut self,
+        mut at: PageIndex,
+        end: PageIndex,
+        mark: Mark,
+        alone: bool,
+    ) -> Option<PageIndex> {
         loop {
-            let batch = cache.batch(at, end, Some(mark), BATCH);
-            let Some(last) = batch.last() else { break };
-            at = last.end_index();
+            let batch = self.inode.cache().batch(at, end, Some(mark), BATCH);
+            at = batch.last()?.end_index();
             for folio in &batch {
                 if self.is_enough() {
-                    break;
+                    return Some(folio.index());
                 }
                 self.write_folio(folio);
                 if alone {
                     self.finish_own();
                 }
             }
-            if self.is_enough() {
-                break;
-            }
-        }
-        self.builder.submit();
-        if alone {
-            self.finish_own();
         }
     }
 

@@ -362,8 +362,10 @@ impl<const A: bool> TestFile<A> {
         let first = state.blocks.get(&numbers.start).copied();
         let mut end = numbers.start + 1;
         let boundary = self.boundary.load(Ordering::Relaxed);
+        let metadata = self.inode.metadata_start().map(|at| at.bytes() >> bits);
         while end < numbers.end
             && end != boundary
+            && Some(end) != metadata
             && follows(first, end - numbers.start, state.blocks.get(&end).copied())
         {
             end += 1;
@@ -382,6 +384,8 @@ impl<const A: bool> TestFile<A> {
             FsFlags::BOUNDARY,
             boundary != 0 && numbers.start == boundary,
         );
+        let beyond = metadata.is_some_and(|at| numbers.start >= at);
+        flags.set(FsFlags::BEYOND_EOF, beyond);
         Iomap::new(range, kind)
             .with_flags(flags)
             .with_validity(Validity(state.generation))
