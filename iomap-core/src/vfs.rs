@@ -8,6 +8,7 @@
 //! methods may be called from many threads at once and may block. Permission checks against the
 //! caller are the caller's; a file system checks what its own invariants need.
 
+use std::any::Any;
 use std::sync::Arc;
 
 use crate::error::{FsError, Result, SeekError};
@@ -262,6 +263,9 @@ pub enum Fallocate {
     UnshareRange,
 }
 
+/// What keeps an inode alive until it is dropped.
+pub type Held = Box<dyn Any + Send + Sync>;
+
 /// A mounted file system.
 pub trait Vfs: Send + Sync {
     /// The root directory.
@@ -280,6 +284,15 @@ pub trait Vfs: Send + Sync {
     ///
     /// `ENOENT` if there is no such inode (any more).
     fn getattr(&self, ino: Ino) -> Result<Attr>;
+
+    /// Keeps an inode of any type alive, also without a name, until the answer is dropped: somebody
+    /// knows it by its number. What it can do until then is what its type can do; its number names
+    /// no other inode.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT` if there is no such inode (any more).
+    fn hold(&self, ino: Ino) -> Result<Held>;
 
     /// Changes attributes, and tells what they are then.
     ///
@@ -489,5 +502,5 @@ pub trait OpenFile: Send + Sync {
     }
 
     /// For [`OpenFile::clone_range`]: the concrete file.
-    fn as_any(&self) -> &dyn std::any::Any;
+    fn as_any(&self) -> &dyn Any;
 }

@@ -12,8 +12,8 @@ use iomap_core::stats::Snapshot;
 use iomap_core::units::{FilePos, FileRange};
 use iomap_core::vfs;
 use iomap_core::vfs::{
-    Attr, DirEntry, NewInode, OpenFile, OpenFlags, RenameMode, SetAttr, Special, StatFs, Timestamp,
-    Vfs, XattrMode,
+    Attr, DirEntry, Held, NewInode, OpenFile, OpenFlags, RenameMode, SetAttr, Special, StatFs,
+    Timestamp, Vfs, XattrMode,
 };
 
 use super::TestFs;
@@ -101,10 +101,10 @@ impl TestFs {
         }
     }
 
-    /// The item of an inode that exists for callers: has a name, or is in use.
+    /// The item of an inode that exists for callers: has a name, is in use, or is held.
     fn item(&self, ino: Ino) -> Result<Inode> {
         let item = self.meta().read(|view| view.inode(ino))?;
-        if item.nlink == 0 && self.table.peek(ino).is_none() {
+        if item.nlink == 0 && !self.table.is_held(ino) && self.table.peek(ino).is_none() {
             return Err(Errno::NOENT.into());
         }
         Ok(item)
@@ -194,6 +194,10 @@ impl Vfs for TestFs {
     fn getattr(&self, at: vfs::Ino) -> Result<Attr> {
         let inode = self.item(ino(at))?;
         Ok(self.attr(ino(at), inode))
+    }
+
+    fn hold(&self, at: vfs::Ino) -> Result<Held> {
+        Ok(Box::new(self.table.hold(ino(at))?))
     }
 
     fn setattr(&self, at: vfs::Ino, set: &SetAttr) -> Result<Attr> {

@@ -2,14 +2,15 @@
 //!
 //! Owns the table of [`TestInode`]s and their users. A file stays while it is used, that is looked
 //! at by a system call or open; after that for as long as there is room, so that its cache is there
-//! when it is opened again. What leaves is written first. A file without a name is deleted when its
-//! last user goes.
+//! when it is opened again. What leaves is written first. An inode of any type can be held as well:
+//! somebody knows its number. An inode without a name is deleted when its last user and its last
+//! holder have gone.
 //!
 //! # Locking
 //!
 //! The table's lock is a leaf for everybody else; nothing is called with it held.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Deref;
 use std::sync::Arc;
 
@@ -38,6 +39,10 @@ struct State {
     /// Files without users, the one that is so for the longest first.
     idle: BTreeMap<u64, Ino>,
     next_idle: u64,
+    /// How often inodes are held.
+    held: HashMap<Ino, u64>,
+    /// Inodes whose last name is gone: to be deleted with their last user and holder.
+    nameless: HashSet<Ino>,
     /// Changes whenever a file leaves, or loses its last name: what was read from the tree before
     /// must not be put into the table after.
     epoch: u64,
@@ -46,8 +51,6 @@ struct State {
 struct Entry {
     inode: Arc<TestInode>,
     users: u32,
-    /// Its last name is gone: delete it with its last user.
-    unlinked: bool,
     /// Its place among the idle ones.
     idle: Option<u64>,
 }
@@ -70,9 +73,10 @@ impl State {
         if entry.users > 0 {
             return None;
         }
-        if entry.unlinked {
+        if !self.held.contains_key(&ino) && self.nameless.remove(&ino) {
             return self.remove(ino);
         }
+        let entry = self.entries.get_mut(&ino)?;
         entry.idle = Some(self.next_idle);
         self.idle.insert(self.next_idle, ino);
         self.next_idle += 1;
@@ -109,7 +113,7 @@ impl InodeTable {
             }
             let epoch = self.state.lock().epoch;
             let item = self.volume.meta().read(|view| view.inode(ino))?;
-            if item.nlink == 0 {
+            if item.nlink == 0 && !self.is_held(ino) {
                 return Err(Errno::NOENT.into());
             }
             if item.file_type() != FileType::Regular {
@@ -122,7 +126,6 @@ impl InodeTable {
                 let entry = Entry {
                     inode: Arc::clone(&inode),
                     users: 1,
-                    unlinked: false,
                     idle: None,
                 };
                 state.entries.insert(ino, entry);
@@ -187,18 +190,60 @@ impl InodeTable {
         }
     }
 
-    /// The inode `ino`, of any type, has lost its last name: deletes it now, or with its last user.
+    /// Keeps the inode `ino`, of any type, until the answer is dropped.
+    ///
+    /// `ENOENT` if there is none or it has been deleted.
+    pub(super) fn hold(self: &Arc<Self>, ino: Ino) -> Result<InodeHold> {
+        *self.state.lock().held.entry(ino).or_default() += 1;
+        // From here on it is not deleted any more, unless that has begun.
+        let hold = InodeHold {
+            table: Arc::clone(self),
+            ino,
+        };
+        let item = self.volume.meta().read(|view| view.inode(ino))?;
+        if item.nlink > 0 || self.state.lock().nameless.contains(&ino) {
+            return Ok(hold);
+        }
+        Err(Errno::NOENT.into())
+    }
+
+    /// Whether somebody holds the inode `ino`.
+    pub(super) fn is_held(&self, ino: Ino) -> bool {
+        self.state.lock().held.contains_key(&ino)
+    }
+
+    /// One holder of `ino` less.
+    fn let_go(&self, ino: Ino) {
+        let mut state = self.state.lock();
+        let Some(count) = state.held.get_mut(&ino) else {
+            return;
+        };
+        *count -= 1;
+        if *count > 0 {
+            return;
+        }
+        state.held.remove(&ino);
+        let used = state.entries.get(&ino).is_some_and(|e| e.users > 0);
+        if used || !state.nameless.remove(&ino) {
+            return;
+        }
+        state.epoch += 1;
+        let gone = state.remove(ino);
+        drop(state);
+        self.delete(ino, gone.as_deref());
+    }
+
+    /// The inode `ino`, of any type, has lost its last name: deletes it now, or with its last user
+    /// and holder.
     pub(super) fn unlinked(&self, ino: Ino) {
         let mut state = self.state.lock();
         state.epoch += 1;
-        let gone = match state.entries.get_mut(&ino) {
-            Some(entry) if entry.users > 0 => {
-                entry.unlinked = true;
-                return;
-            }
-            Some(_) => state.remove(ino),
-            None => None,
-        };
+        let used = state.entries.get(&ino).is_some_and(|e| e.users > 0);
+        if used || state.held.contains_key(&ino) {
+            state.nameless.insert(ino);
+            return;
+        }
+        let gone = state.remove(ino);
         drop(state);
         self.delete(ino, gone.as_deref());
     }
@@ -322,5 +367,17 @@ impl Deref for InodeRef {
 impl Drop for InodeRef {
     fn drop(&mut self) {
         self.table.release(self.inode.ino);
+    }
+}
+
+/// An inode that somebody knows by its number.
+pub(super) struct InodeHold {
+    table: Arc<InodeTable>,
+    ino: Ino,
+}
+
+impl Drop for InodeHold {
+    fn drop(&mut self) {
+        self.table.let_go(self.ino);
     }
 }

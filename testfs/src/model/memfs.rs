@@ -11,8 +11,8 @@ use std::sync::Arc;
 use iomap_core::error::{Errno, FsError, Result};
 use iomap_core::stats::Snapshot;
 use iomap_core::vfs::{
-    Attr, DirEntry, Ino, NewInode, OpenFile, OpenFlags, RenameMode, SetAttr, Special, StatFs, Vfs,
-    XattrMode,
+    Attr, DirEntry, Held, Ino, NewInode, OpenFile, OpenFlags, RenameMode, SetAttr, Special, StatFs,
+    Vfs, XattrMode,
 };
 use parking_lot::Mutex;
 
@@ -40,6 +40,18 @@ impl MemFs {
     }
 }
 
+/// One more user of an inode.
+struct Hold {
+    tree: Arc<Mutex<Tree>>,
+    ino: Ino,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.tree.lock().closed(self.ino);
+    }
+}
+
 impl Vfs for MemFs {
     fn root(&self) -> Ino {
         Ino(ROOT)
@@ -51,6 +63,14 @@ impl Vfs for MemFs {
 
     fn getattr(&self, ino: Ino) -> Result<Attr> {
         Ok(self.tree.lock().node(ino)?.attr)
+    }
+
+    fn hold(&self, ino: Ino) -> Result<Held> {
+        self.tree.lock().opened(ino)?;
+        Ok(Box::new(Hold {
+            tree: Arc::clone(&self.tree),
+            ino,
+        }))
     }
 
     fn setattr(&self, ino: Ino, set: &SetAttr) -> Result<Attr> {

@@ -58,6 +58,7 @@ impl Vfs for Sinner {
         fn root() -> Ino;
         fn lookup(dir: Ino, name: &[u8]) -> Result<Attr>;
         fn getattr(ino: Ino) -> Result<Attr>;
+        fn hold(ino: Ino) -> Result<Held>;
         fn mknod(dir: Ino, name: &[u8], special: Special, new: &NewInode) -> Result<Attr>;
         fn mkdir(dir: Ino, name: &[u8], new: &NewInode) -> Result<Attr>;
         fn symlink(dir: Ino, name: &[u8], target: &[u8], new: &NewInode) -> Result<Attr>;

@@ -1,0 +1,318 @@
+//! The life of a mount: made, served, ended.
+//!
+//! Owns the session with the kernel and its threads, and what is told when it cannot be had. Does
+//! not own the answers to requests ([`server`](crate::server)).
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use fuser::{INodeNo, Notifier, Session};
+use iomap_core::error::{Errno, FsError};
+use iomap_core::units::FileRange;
+use iomap_core::vfs::{Ino, Vfs};
+use parking_lot::{Condvar, Mutex};
+use rustix::mount::UnmountFlags;
+
+use crate::options::MountOptions;
+use crate::server::{Server, Shared};
+
+/// Why a file system could not be mounted, served or unmounted.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MountError {
+    /// The mount point is not there, or cannot be looked at.
+    #[error("mount point {dir}: {error}", dir = .dir.display())]
+    NoMountPoint {
+        /// The mount point.
+        dir: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// The mount point is no directory.
+    #[error("mount point {dir} is not a directory", dir = .dir.display())]
+    NotADirectory {
+        /// The mount point.
+        dir: PathBuf,
+    },
+    /// FUSE cannot be used here: no device, or no right to it.
+    #[error("/dev/fuse cannot be opened: {0}")]
+    NoFuse(io::Error),
+    /// Neither this user nor `fusermount3` may mount there.
+    #[error("cannot mount on {dir}: {error}", dir = .dir.display())]
+    Refused {
+        /// The mount point.
+        dir: PathBuf,
+        /// Why, often in the words of `fusermount3`.
+        error: io::Error,
+    },
+    /// Somebody uses the mount: a program has a file open or works in a directory of it.
+    #[error("{dir} is busy", dir = .dir.display())]
+    Busy {
+        /// The mount point.
+        dir: PathBuf,
+    },
+    /// It could not be unmounted.
+    #[error("cannot unmount {dir}: {error}", dir = .dir.display())]
+    Unmount {
+        /// The mount point.
+        dir: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// The session with the kernel ended with an error.
+    #[error("serving the mount failed: {0}")]
+    Session(io::Error),
+    /// The file system could not write everything when the mount ended.
+    #[error("not everything could be written: {0}")]
+    Sync(FsError),
+}
+
+/// Mounts `fs` on `dir` and serves it with threads of its own. The mount is live when this returns.
+///
+/// Descriptors 0, 1 and 2 must be open, be it to `/dev/null`.
+///
+/// # Errors
+///
+/// Why it could not be mounted.
+pub fn mount(fs: Arc<dyn Vfs>, dir: &Path, options: &MountOptions) -> Result<Mount, MountError> {
+    let dir = check_mount_point(dir)?;
+    check_device()?;
+    let shared = Arc::new(Shared::new(fs, options));
+    let server = Server::new(Arc::clone(&shared), options.clone());
+    let session =
+        Session::new(server, &dir, &options.session()).map_err(|error| MountError::Refused {
+            dir: dir.clone(),
+            error,
+        })?;
+    let notifier = session.notifier();
+    let ended = Arc::new(Ended::default());
+    let thread = std::thread::Builder::new()
+        .name("fuse-session".to_owned())
+        .spawn({
+            let ended = Arc::clone(&ended);
+            move || ended.set(serve(session, &shared))
+        })
+        .map_err(MountError::Session)?;
+    Ok(Mount {
+        dir,
+        notifier,
+        ended,
+        thread: Mutex::new(Some(thread)),
+    })
+}
+
+/// Serves until the mount is gone, then gives everything back and syncs.
+fn serve(session: Session<Server>, shared: &Shared) -> Result<(), MountError> {
+    let served = session.run().map_err(MountError::Session);
+    shared.forget_all();
+    served.and(shared.fs().sync().map_err(MountError::Sync))
+}
+
+fn check_mount_point(dir: &Path) -> Result<PathBuf, MountError> {
+    let no_mount_point = |error| MountError::NoMountPoint {
+        dir: dir.to_path_buf(),
+        error,
+    };
+    let dir = dir.canonicalize().map_err(no_mount_point)?;
+    if dir.metadata().map_err(no_mount_point)?.is_dir() {
+        return Ok(dir);
+    }
+    Err(MountError::NotADirectory { dir })
+}
+
+/// Whether this user may talk to FUSE. `fusermount3` opens the device with the rights of its caller
+/// too.
+fn check_device() -> Result<(), MountError> {
+    std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/fuse")
+        .map(drop)
+        .map_err(MountError::NoFuse)
+}
+
+/// How a session ended, for whoever waits.
+#[derive(Default)]
+struct Ended {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+enum State {
+    #[default]
+    Serving,
+    Over(Option<MountError>),
+}
+
+impl Ended {
+    fn set(&self, result: Result<(), MountError>) {
+        *self.state.lock() = State::Over(result.err());
+        self.changed.notify_all();
+    }
+
+    fn wait(&self) -> Result<(), MountError> {
+        let mut state = self.state.lock();
+        loop {
+            match &mut *state {
+                State::Serving => self.changed.wait(&mut state),
+                State::Over(error) => return error.take().map_or(Ok(()), Err),
+            }
+        }
+    }
+}
+
+/// A file system that is mounted. Dropping it unmounts, also if somebody uses it: they get errors.
+pub struct Mount {
+    dir: PathBuf,
+    notifier: Notifier,
+    ended: Arc<Ended>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Mount {
+    /// Where, as an absolute path without symbolic links.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Whether it is still mounted and served.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        matches!(*self.ended.state.lock(), State::Serving)
+    }
+
+    /// Waits until it is unmounted, by [`Mount::unmount`], `umount` or `fusermount3 -u`, and
+    /// everything was written. May be called by several threads; one of them is told of an error.
+    ///
+    /// # Errors
+    ///
+    /// [`MountError::Session`], [`MountError::Sync`].
+    pub fn wait(&self) -> Result<(), MountError> {
+        self.ended.wait()
+    }
+
+    /// Unmounts. Returns when the mount point is free; [`Mount::wait`] waits for the rest.
+    ///
+    /// # Errors
+    ///
+    /// [`MountError::Busy`] if somebody uses it, and it stays then; [`MountError::Unmount`].
+    pub fn unmount(&self) -> Result<(), MountError> {
+        self.take_away(false)
+    }
+
+    /// Takes the mount point away now. Who has a file open may go on; [`Mount::wait`] waits for
+    /// the last of them.
+    ///
+    /// # Errors
+    ///
+    /// [`MountError::Unmount`].
+    pub fn detach(&self) -> Result<(), MountError> {
+        self.take_away(true)
+    }
+
+    /// Tells the kernel that bytes of a file, and its attributes, were changed not through the
+    /// mount. With [`CachePolicy::Kernel`](crate::CachePolicy::Kernel) it writes its own changes of
+    /// the range first.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says; a file it does not know of is none.
+    pub fn invalidate(&self, ino: Ino, range: FileRange) -> io::Result<()> {
+        let start = i64::try_from(range.start().bytes()).unwrap_or(i64::MAX);
+        // Zero and less: up to the end.
+        let len = i64::try_from(range.len()).unwrap_or(0);
+        self.notifier.inval_inode(INodeNo(ino.0), start, len)
+    }
+
+    /// Tells the kernel that a name was changed not through the mount.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says; a name it does not know of is none.
+    pub fn invalidate_name(&self, dir: Ino, name: &[u8]) -> io::Result<()> {
+        self.notifier
+            .inval_entry(INodeNo(dir.0), OsStr::from_bytes(name))
+    }
+
+    fn take_away(&self, lazily: bool) -> Result<(), MountError> {
+        if !self.is_live() {
+            return Ok(());
+        }
+        let flags = if lazily {
+            UnmountFlags::DETACH
+        } else {
+            UnmountFlags::empty()
+        };
+        match rustix::mount::unmount(&self.dir, flags) {
+            Ok(()) => Ok(()),
+            // Somebody else was first.
+            Err(Errno::INVAL | Errno::NOENT) => Ok(()),
+            Err(Errno::BUSY) => Err(MountError::Busy {
+                dir: self.dir.clone(),
+            }),
+            Err(Errno::PERM) => self.ask_fusermount(lazily),
+            Err(error) => Err(self.unmount_error(error.into())),
+        }
+    }
+
+    /// An ordinary user unmounts by the program that mounted for him.
+    fn ask_fusermount(&self, lazily: bool) -> Result<(), MountError> {
+        let mut command = Command::new("fusermount3");
+        command.arg("-u").args(lazily.then_some("-z"));
+        let output = command
+            .arg("--")
+            .arg(&self.dir)
+            .stdin(Stdio::null())
+            .output()
+            .map_err(|error| self.unmount_error(error))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        if said.to_ascii_lowercase().contains("busy") {
+            return Err(MountError::Busy {
+                dir: self.dir.clone(),
+            });
+        }
+        Err(self.unmount_error(io::Error::other(said.trim().to_owned())))
+    }
+
+    fn unmount_error(&self, error: io::Error) -> MountError {
+        MountError::Unmount {
+            dir: self.dir.clone(),
+            error,
+        }
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        if let Err(error) = self.detach() {
+            tracing::warn!(target: "iomap_fuse", %error, "the mount stays");
+            return;
+        }
+        if let Some(thread) = self.thread.lock().take() {
+            // Who still has files open keeps it serving: then it is not waited for.
+            if !self.is_live() {
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Mount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mount")
+            .field("dir", &self.dir)
+            .field("live", &self.is_live())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,154 @@
+//! What can be chosen about a mount.
+//!
+//! Owns the options and what they become in the words of FUSE. Does not own their names on a
+//! command line.
+
+use fuser::{Config, FopenFlags, InitFlags, MountOption, SessionACL};
+
+/// Whose cache holds the data of files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum CachePolicy {
+    /// The file system's page cache is the only one: every read and write comes here, `O_DIRECT`
+    /// goes around all caches, writes of several threads to one file run side by side. The kernel
+    /// keeps pages only of what is memory mapped.
+    #[default]
+    User,
+    /// The kernel caches in front of the file system's page cache and writes back when it likes.
+    /// Small reads and writes cost no request; the bytes are in memory twice.
+    Kernel,
+}
+
+impl CachePolicy {
+    /// What a file is opened with.
+    pub(crate) fn open_flags(self) -> FopenFlags {
+        match self {
+            Self::User => {
+                FopenFlags::FOPEN_DIRECT_IO
+                    | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES
+                    | FopenFlags::FOPEN_NOFLUSH
+            }
+            Self::Kernel => FopenFlags::FOPEN_KEEP_CACHE,
+        }
+    }
+
+    /// What is asked of the kernel, beside what every mount asks.
+    fn capabilities(self) -> InitFlags {
+        match self {
+            Self::User => InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
+            Self::Kernel => {
+                InitFlags::FUSE_WRITEBACK_CACHE
+                    | InitFlags::FUSE_EXPLICIT_INVAL_DATA
+                    | InitFlags::FUSE_HANDLE_KILLPRIV_V2
+            }
+        }
+    }
+}
+
+/// How to mount.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MountOptions {
+    /// Whose cache holds the data of files.
+    pub cache: CachePolicy,
+    /// The source shown in the table of mounts, usually the path of the image.
+    pub fs_name: Option<String>,
+    /// The type shown there is `fuse.` and this; with no `subtype`, `fuse`.
+    pub subtype: Option<String>,
+    /// Nothing can be changed through the mount (`ro`).
+    pub read_only: bool,
+    /// Other users see the mount too (`allow_other`). An ordinary user needs `user_allow_other` in
+    /// `/etc/fuse.conf` for it.
+    pub allow_other: bool,
+    /// The kernel checks permission bits and owners (`default_permissions`). Without it whoever
+    /// sees the mount may do everything.
+    pub default_permissions: bool,
+    /// Device nodes work (`dev`).
+    pub dev: bool,
+    /// Set-id bits work (`suid`).
+    pub suid: bool,
+    /// Programs can be run (`exec`).
+    pub exec: bool,
+    /// Every change of a directory is durable when the call returns (`dirsync`).
+    pub dirsync: bool,
+    /// Every write is durable when the call returns (`sync`).
+    pub sync: bool,
+    /// `fusermount3` stays behind and unmounts if this process dies (`auto_unmount`). Needs
+    /// `allow_other`.
+    pub auto_unmount: bool,
+    /// Threads that serve, each with a descriptor of its own; at least one.
+    pub threads: usize,
+    /// Bytes of the largest read or write request, 4 KiB to 16 MiB; the kernel's own limit
+    /// (`fs.fuse.max_pages_limit`, 1 MiB by default) applies too.
+    pub max_request: u32,
+}
+
+impl Default for MountOptions {
+    /// `cache=user`, read-write, permissions checked, for the mounting user only, no devices, no
+    /// set-id bits.
+    fn default() -> Self {
+        Self {
+            cache: CachePolicy::default(),
+            fs_name: None,
+            subtype: Some("iomapfs".to_owned()),
+            read_only: false,
+            allow_other: false,
+            default_permissions: true,
+            dev: false,
+            suid: false,
+            exec: true,
+            dirsync: false,
+            sync: false,
+            auto_unmount: false,
+            threads: default_threads(),
+            max_request: 1 << 20,
+        }
+    }
+}
+
+/// Enough that a few requests that wait for the device do not hold up the others.
+fn default_threads() -> usize {
+    std::thread::available_parallelism().map_or(4, |n| n.get().clamp(4, 16))
+}
+
+impl MountOptions {
+    /// The options in fuser's words.
+    pub(crate) fn session(&self) -> Config {
+        let mut options = Vec::new();
+        options.extend(self.fs_name.clone().map(MountOption::FSName));
+        options.extend(self.subtype.clone().map(MountOption::Subtype));
+        let flags = [
+            (self.read_only, MountOption::RO),
+            (self.default_permissions, MountOption::DefaultPermissions),
+            (self.dev, MountOption::Dev),
+            (self.suid, MountOption::Suid),
+            (!self.exec, MountOption::NoExec),
+            (self.dirsync, MountOption::DirSync),
+            (self.sync, MountOption::Sync),
+            (self.auto_unmount, MountOption::AutoUnmount),
+        ];
+        options.extend(flags.into_iter().filter(|f| f.0).map(|f| f.1));
+        let mut config = Config::default();
+        config.mount_options = options;
+        config.acl = if self.allow_other {
+            SessionACL::All
+        } else {
+            SessionACL::Owner
+        };
+        config.n_threads = Some(self.threads.max(1));
+        config.clone_fd = true;
+        config
+    }
+
+    /// What is asked of the kernel; what it does not know is left out.
+    pub(crate) fn capabilities(&self) -> InitFlags {
+        InitFlags::FUSE_ATOMIC_O_TRUNC
+            | InitFlags::FUSE_EXPORT_SUPPORT
+            | InitFlags::FUSE_BIG_WRITES
+            | InitFlags::FUSE_HAS_IOCTL_DIR
+            | InitFlags::FUSE_DO_READDIRPLUS
+            | InitFlags::FUSE_READDIRPLUS_AUTO
+            | InitFlags::FUSE_ASYNC_DIO
+            | InitFlags::FUSE_PARALLEL_DIROPS
+            | InitFlags::FUSE_CACHE_SYMLINKS
+            | self.cache.capabilities()
+    }
+}

@@ -1,0 +1,551 @@
+//! The requests of the kernel, one method each.
+//!
+//! Owns the list: which request goes to which body, and how its answer becomes a reply. The bodies
+//! stand in `server/`. Does not own what the kernel may cache: that is told in
+//! [`options`](crate::options) and by the times to live here.
+//!
+//! Nothing but this mount changes the file system, so what the kernel was told stays true until it
+//! changes it itself, and may be kept for long.
+//!
+//! `INTERRUPT` is not served: every request ends by itself, none waits for another.
+
+mod attr;
+mod data;
+mod dir;
+mod names;
+mod xattr;
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use fuser::{
+    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
+    InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+use iomap_core::error::{Errno, Result};
+use iomap_core::vfs::{Attr, Ino, NewInode, SetAttr, Vfs};
+
+use crate::convert;
+use crate::handles::Handles;
+use crate::nodes::Nodes;
+use crate::options::{CachePolicy, MountOptions};
+
+/// How long the kernel may keep names and attributes.
+const TTL: Duration = Duration::from_secs(3600);
+
+/// What the serving threads and the mount share.
+pub(crate) struct Shared {
+    fs: Arc<dyn Vfs>,
+    cache: CachePolicy,
+    nodes: Nodes,
+    handles: Handles,
+}
+
+impl Shared {
+    pub(crate) fn new(fs: Arc<dyn Vfs>, options: &MountOptions) -> Self {
+        Self {
+            cache: options.cache,
+            nodes: Nodes::new(fs.root()),
+            handles: Handles::default(),
+            fs,
+        }
+    }
+
+    /// The file system.
+    pub(crate) fn fs(&self) -> &dyn Vfs {
+        &*self.fs
+    }
+
+    /// Closes every file and lets every inode go: the kernel does not ask any more.
+    pub(crate) fn forget_all(&self) {
+        self.handles.clear();
+        self.nodes.forget_all();
+    }
+
+    fn ino(&self, node: INodeNo) -> Ino {
+        self.nodes.ino(node)
+    }
+
+    fn file_attr(&self, attr: &Attr) -> fuser::FileAttr {
+        convert::attr(self.nodes.node(attr.ino), attr)
+    }
+
+    /// The reply that tells the kernel of an inode, which is counted.
+    fn entry(&self, attr: &Attr) -> Result<(fuser::FileAttr, Generation)> {
+        self.nodes.remember(self.fs(), attr.ino)?;
+        Ok((self.file_attr(attr), Generation(attr.generation)))
+    }
+}
+
+/// The request handlers.
+pub(crate) struct Server {
+    shared: Arc<Shared>,
+    options: MountOptions,
+}
+
+impl Server {
+    pub(crate) const fn new(shared: Arc<Shared>, options: MountOptions) -> Self {
+        Self { shared, options }
+    }
+}
+
+fn fail(error: &iomap_core::error::FsError) -> fuser::Errno {
+    convert::errno(error.errno())
+}
+
+/// Replies with what tells the kernel of an inode.
+fn reply_entry(shared: &Shared, result: Result<Attr>, reply: ReplyEntry) {
+    match result.and_then(|attr| shared.entry(&attr)) {
+        Ok((attr, generation)) => reply.entry(&TTL, &attr, generation),
+        Err(error) => reply.error(fail(&error)),
+    }
+}
+
+fn reply_empty(result: Result<()>, reply: ReplyEmpty) {
+    match result {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(fail(&error)),
+    }
+}
+
+fn new_inode(req: &Request, mode: u32) -> NewInode {
+    NewInode {
+        mode: convert::permissions(mode),
+        uid: req.uid(),
+        gid: req.gid(),
+    }
+}
+
+impl Filesystem for Server {
+    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        let wanted = self.options.capabilities();
+        // What this kernel does not know it does without.
+        let _ = config.add_capabilities(wanted & config.capabilities());
+        if self.options.cache == CachePolicy::Kernel
+            && !config
+                .capabilities()
+                .contains(InitFlags::FUSE_WRITEBACK_CACHE)
+        {
+            tracing::warn!(target: "iomap_fuse", "this kernel has no write-back cache for FUSE");
+        }
+        let max = self.options.max_request.clamp(4096, 16 << 20);
+        if let Err(nearest) = config.set_max_write(max) {
+            let _ = config.set_max_write(nearest);
+        }
+        if let Err(nearest) = config.set_max_readahead(max) {
+            let _ = config.set_max_readahead(nearest);
+        }
+        let _ = config.set_max_background(64);
+        Ok(())
+    }
+
+    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let shared = &*self.shared;
+        match shared.lookup(shared.ino(parent), name.as_bytes()) {
+            // An answer too: the kernel may keep it.
+            Err(error) if error.errno() == Errno::NOENT => {
+                reply.entry(&TTL, &convert::nobody(), Generation(0));
+            }
+            result => reply_entry(shared, result, reply),
+        }
+    }
+
+    fn forget(&self, _req: &Request, node: INodeNo, count: u64) {
+        self.shared.nodes.forget(self.shared.ino(node), count);
+    }
+
+    fn getattr(&self, _req: &Request, node: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        reply_attr(
+            &self.shared,
+            self.shared.getattr(self.shared.ino(node)),
+            reply,
+        );
+    }
+
+    fn setattr(
+        &self,
+        _req: &Request,
+        node: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        ctime: Option<SystemTime>,
+        _fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let set = SetAttr {
+            mode: mode.map(convert::permissions),
+            uid,
+            gid,
+            size,
+            atime: atime.map(convert::time_or_now),
+            mtime: mtime.map(convert::time_or_now),
+            ctime: ctime.map(convert::timestamp),
+        };
+        let result = self.shared.setattr(self.shared.ino(node), &set);
+        reply_attr(&self.shared, result, reply);
+    }
+
+    fn readlink(&self, _req: &Request, node: INodeNo, reply: ReplyData) {
+        match self.shared.fs().readlink(self.shared.ino(node)) {
+            Ok(target) => reply.data(&target),
+            Err(error) => reply.error(fail(&error)),
+        }
+    }
+
+    fn mknod(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let shared = &*self.shared;
+        let new = new_inode(req, mode);
+        let made = shared.mknod(shared.ino(parent), name.as_bytes(), (mode, rdev), &new);
+        reply_entry(shared, made, reply);
+    }
+
+    fn mkdir(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        reply: ReplyEntry,
+    ) {
+        let shared = &*self.shared;
+        let new = new_inode(req, mode);
+        let made = shared.fs().mkdir(shared.ino(parent), name.as_bytes(), &new);
+        reply_entry(shared, made, reply);
+    }
+
+    fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let dir = self.shared.ino(parent);
+        reply_empty(self.shared.fs().unlink(dir, name.as_bytes()), reply);
+    }
+
+    fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let dir = self.shared.ino(parent);
+        reply_empty(self.shared.fs().rmdir(dir, name.as_bytes()), reply);
+    }
+
+    fn symlink(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
+        let shared = &*self.shared;
+        let (dir, target) = (shared.ino(parent), target.as_os_str().as_bytes());
+        let new = new_inode(req, 0o777);
+        let made = shared.fs().symlink(dir, name.as_bytes(), target, &new);
+        reply_entry(shared, made, reply);
+    }
+
+    fn rename(
+        &self,
+        _req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let shared = &*self.shared;
+        let from = (shared.ino(parent), name.as_bytes());
+        let to = (shared.ino(newparent), newname.as_bytes());
+        reply_empty(shared.rename(from, to, flags), reply);
+    }
+
+    fn link(
+        &self,
+        _req: &Request,
+        node: INodeNo,
+        newparent: INodeNo,
+        newname: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        let shared = &*self.shared;
+        let dir = shared.ino(newparent);
+        let made = shared.fs().link(shared.ino(node), dir, newname.as_bytes());
+        reply_entry(shared, made, reply);
+    }
+
+    fn open(&self, _req: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let shared = &*self.shared;
+        match shared.open(shared.ino(node), flags.0) {
+            Ok(handle) => reply.opened(handle, shared.cache.open_flags()),
+            Err(error) => reply.error(fail(&error)),
+        }
+    }
+
+    fn create(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let shared = &*self.shared;
+        let new = new_inode(req, mode);
+        match shared.create(shared.ino(parent), name.as_bytes(), &new, flags) {
+            Ok((attr, generation, handle)) => {
+                reply.created(&TTL, &attr, generation, handle, shared.cache.open_flags());
+            }
+            Err(error) => reply.error(fail(&error)),
+        }
+    }
+
+    fn read(
+        &self,
+        _req: &Request,
+        _node: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        self.shared
+            .read(fh, offset, size, flags.0, |result| match result {
+                Ok(data) => reply.data(data),
+                Err(error) => reply.error(fail(&error)),
+            });
+    }
+
+    fn write(
+        &self,
+        _req: &Request,
+        _node: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        match self.shared.write(fh, offset, data, write_flags, flags.0) {
+            Ok(written) => reply.written(written),
+            Err(error) => reply.error(fail(&error)),
+        }
+    }
+
+    fn flush(
+        &self,
+        _req: &Request,
+        _node: INodeNo,
+        _fh: FileHandle,
+        _lock_owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        // A close promises nothing; errors of writeback are kept for fsync.
+        reply.ok();
+    }
+
+    fn release(
+        &self,
+        _req: &Request,
+        _node: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        drop(self.shared.handles.remove(fh));
+        reply.ok();
+    }
+
+    fn fsync(
+        &self,
+        _req: &Request,
+        _node: INodeNo,
+        fh: FileHandle,
+        datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        let file = self.shared.handles.get(fh);
+        reply_empty(file.and_then(|file| file.fsync(datasync)), reply);
+    }
+
+    fn readdir(
+        &self,
+        _req: &Request,
+        node: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        match self
+            .shared
+            .readdir(self.shared.ino(node), offset, &mut reply)
+        {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(fail(&error)),
+        }
+    }
+
+    fn readdirplus(
+        &self,
+        _req: &Request,
+        node: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        match self
+            .shared
+            .readdirplus(self.shared.ino(node), offset, &mut reply)
+        {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(fail(&error)),
+        }
+    }
+
+    fn fsyncdir(
+        &self,
+        _req: &Request,
+        node: INodeNo,
+        _fh: FileHandle,
+        datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        let dir = self.shared.ino(node);
+        reply_empty(self.shared.fs().fsync_inode(dir, datasync), reply);
+    }
+
+    fn opendir(&self, _req: &Request, _node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        // A position in a directory is a cookie that stays good, so there is nothing to remember.
+        reply.opened(FileHandle(0), FopenFlags::empty());
+    }
+
+    fn statfs(&self, _req: &Request, _node: INodeNo, reply: ReplyStatfs) {
+        match self.shared.fs().statfs() {
+            Ok(s) => reply.statfs(
+                s.blocks,
+                s.blocks_free,
+                s.blocks_available,
+                s.files,
+                s.files_free,
+                s.block_size,
+                s.name_max,
+                s.block_size,
+            ),
+            Err(error) => reply.error(fail(&error)),
+        }
+    }
+
+    fn setxattr(
+        &self,
+        _req: &Request,
+        node: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let ino = self.shared.ino(node);
+        reply_empty(
+            self.shared.setxattr(ino, name.as_bytes(), value, flags),
+            reply,
+        );
+    }
+
+    fn getxattr(&self, _req: &Request, node: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let ino = self.shared.ino(node);
+        xattr::reply(self.shared.fs().getxattr(ino, name.as_bytes()), size, reply);
+    }
+
+    fn listxattr(&self, _req: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
+        xattr::reply(self.shared.listxattr(self.shared.ino(node)), size, reply);
+    }
+
+    fn removexattr(&self, _req: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let ino = self.shared.ino(node);
+        reply_empty(self.shared.fs().removexattr(ino, name.as_bytes()), reply);
+    }
+
+    fn fallocate(
+        &self,
+        _req: &Request,
+        _node: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        reply_empty(self.shared.fallocate(fh, offset, length, mode), reply);
+    }
+
+    fn lseek(
+        &self,
+        _req: &Request,
+        _node: INodeNo,
+        fh: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        match self.shared.lseek(fh, offset, whence) {
+            Ok(found) => reply.offset(found),
+            Err(errno) => reply.error(convert::errno(errno)),
+        }
+    }
+
+    fn copy_file_range(
+        &self,
+        _req: &Request,
+        _node_in: INodeNo,
+        fh_in: FileHandle,
+        offset_in: u64,
+        _node_out: INodeNo,
+        fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        match self
+            .shared
+            .copy_range((fh_in, offset_in), (fh_out, offset_out), len)
+        {
+            Ok(copied) => reply.written(copied),
+            Err(error) => reply.error(fail(&error)),
+        }
+    }
+}
+
+fn reply_attr(shared: &Shared, result: Result<Attr>, reply: ReplyAttr) {
+    match result {
+        Ok(attr) => reply.attr(&TTL, &shared.file_attr(&attr)),
+        Err(error) => reply.error(fail(&error)),
+    }
+}

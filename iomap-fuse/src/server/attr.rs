@@ -1,0 +1,16 @@
+//! Attributes of inodes.
+
+use iomap_core::error::Result;
+use iomap_core::vfs::{Attr, Ino, SetAttr};
+
+use super::Shared;
+
+impl Shared {
+    pub(super) fn getattr(&self, ino: Ino) -> Result<Attr> {
+        self.fs().getattr(ino)
+    }
+
+    pub(super) fn setattr(&self, ino: Ino, set: &SetAttr) -> Result<Attr> {
+        self.fs().setattr(ino, set)
+    }
+}

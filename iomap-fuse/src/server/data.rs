@@ -1,0 +1,154 @@
+//! Bytes of files: reading, writing, and where they are.
+//!
+//! Owns what each call promises beside the bytes themselves: `O_DIRECT` and `O_SYNC` are taken from
+//! the flags the open file has at the time of the call. What the kernel writes back from its cache
+//! promises nothing.
+
+use fuser::{FileHandle, WriteFlags};
+use iomap_core::error::{Errno, FsError, Result};
+use iomap_core::seek::Whence;
+use iomap_core::units::{FilePos, FileRange};
+use iomap_core::vfs::{IoFlags, OpenFile};
+
+use super::Shared;
+use crate::buffer::with_buffer;
+use crate::convert;
+
+/// The most one `copy_file_range` copies before it answers, so that it can be interrupted between.
+const COPY_MAX: u64 = 256 << 20;
+/// Bytes copied at once where storage cannot be shared.
+const COPY_CHUNK: u64 = 1 << 20;
+
+fn position(offset: u64) -> Result<FilePos> {
+    FilePos::new(offset).ok_or(FsError::TooBig)
+}
+
+impl Shared {
+    /// Calls `done` with the bytes read.
+    pub(super) fn read(
+        &self,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        flags: i32,
+        done: impl FnOnce(Result<&[u8]>),
+    ) {
+        with_buffer(size as usize, |buffer| {
+            let read = self.handles.get(fh).and_then(|file| {
+                let how = convert::io_flags(flags) & IoFlags::DIRECT;
+                file.read_at(position(offset)?, buffer, how)
+            });
+            done(read.map(|len| &buffer[..len]));
+        });
+    }
+
+    pub(super) fn write(
+        &self,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        how: WriteFlags,
+        flags: i32,
+    ) -> Result<u32> {
+        let file = self.handles.get(fh)?;
+        let pos = position(offset)?;
+        let flags = if how.contains(WriteFlags::FUSE_WRITE_CACHE) {
+            IoFlags::empty()
+        } else {
+            convert::io_flags(flags)
+        };
+        let written = if flags.contains(IoFlags::DIRECT) {
+            // What comes from the kernel stands behind its header, aligned to nothing.
+            with_buffer(data.len(), |buffer| {
+                buffer.copy_from_slice(data);
+                file.write_at(pos, buffer, flags)
+            })?
+        } else {
+            file.write_at(pos, data, flags)?
+        };
+        // No larger than the request.
+        Ok(written as u32)
+    }
+
+    pub(super) fn fallocate(&self, fh: FileHandle, offset: u64, len: u64, mode: i32) -> Result<()> {
+        let mode = convert::fallocate_mode(mode).ok_or(FsError::Unsupported("fallocate mode"))?;
+        let range = FileRange::at(position(offset)?, len).ok_or(FsError::TooBig)?;
+        self.handles.get(fh)?.fallocate(mode, range)
+    }
+
+    pub(super) fn lseek(&self, fh: FileHandle, offset: i64, whence: i32) -> Result<i64, Errno> {
+        let whence = match whence {
+            libc::SEEK_DATA => Whence::Data,
+            libc::SEEK_HOLE => Whence::Hole,
+            // Everything else the kernel does by itself.
+            _ => return Err(Errno::INVAL),
+        };
+        let pos = u64::try_from(offset).map_err(|_| Errno::NXIO)?;
+        let pos = FilePos::new(pos).ok_or(Errno::NXIO)?;
+        let file = self.handles.get(fh).map_err(|error| error.errno())?;
+        let found = file.seek(pos, whence).map_err(|error| error.errno())?;
+        i64::try_from(found.bytes()).map_err(|_| Errno::OVERFLOW)
+    }
+
+    /// Copies up to `len` bytes. Whole blocks share their storage where the file system can.
+    pub(super) fn copy_range(
+        &self,
+        (fh_in, offset_in): (FileHandle, u64),
+        (fh_out, offset_out): (FileHandle, u64),
+        len: u64,
+    ) -> Result<u32> {
+        let (from, to) = (self.handles.get(fh_in)?, self.handles.get(fh_out)?);
+        let (start, at) = (position(offset_in)?, position(offset_out)?);
+        let size = self.fs().getattr(from.ino())?.size;
+        let len = len.min(COPY_MAX).min(size.saturating_sub(offset_in));
+        let range = FileRange::at(start, len).ok_or(FsError::TooBig)?;
+        if range.is_empty() {
+            return Ok(0);
+        }
+        let shared = match from.clone_range(self.shareable(&*from, range, size)?, &*to, at) {
+            Ok(()) => self.shareable(&*from, range, size)?.len(),
+            Err(_) => 0,
+        };
+        let copied = if shared > 0 {
+            Ok(shared)
+        } else {
+            copy_bytes(&*from, range, &*to, at)
+        };
+        // At most COPY_MAX.
+        copied.map(|copied| copied as u32)
+    }
+
+    /// The part of `range` from its start on that storage can be shared of, by whole blocks.
+    fn shareable(&self, from: &dyn OpenFile, range: FileRange, size: u64) -> Result<FileRange> {
+        let block = u64::from(self.fs().getattr(from.ino())?.block_size).max(1);
+        if range.end().bytes() >= size {
+            return Ok(range);
+        }
+        Ok(range.take(range.len() / block * block))
+    }
+}
+
+/// Copies bytes. An error only if none was copied.
+fn copy_bytes(
+    from: &dyn OpenFile,
+    range: FileRange,
+    to: &dyn OpenFile,
+    at: FilePos,
+) -> Result<u64> {
+    let mut copied = 0;
+    while copied < range.len() {
+        let len = COPY_CHUNK.min(range.len() - copied);
+        let step = with_buffer(len as usize, |buffer| {
+            let start = range.start().saturating_add(copied);
+            let read = from.read_at(start, buffer, IoFlags::empty())?;
+            to.write_at(at.saturating_add(copied), &buffer[..read], IoFlags::empty())
+        });
+        match step {
+            Ok(0) => break,
+            Ok(done) => copied += done as u64,
+            Err(error) if copied == 0 => return Err(error),
+            Err(_) => break,
+        }
+    }
+    Ok(copied)
+}

@@ -1,0 +1,77 @@
+//! Names: looking them up, making, moving and opening what they name.
+
+use fuser::{FileAttr, FileHandle, Generation, RenameFlags};
+use iomap_core::error::{Errno, FsError, Result};
+use iomap_core::vfs::{Attr, Ino, NewInode, RenameMode, Special};
+
+use super::Shared;
+use crate::convert;
+
+impl Shared {
+    pub(super) fn lookup(&self, dir: Ino, name: &[u8]) -> Result<Attr> {
+        if name == b"." {
+            // Of any type: this is how a file handle of NFS or `open_by_handle_at` is looked up.
+            return self.fs().getattr(dir);
+        }
+        self.fs().lookup(dir, name)
+    }
+
+    pub(super) fn mknod(
+        &self,
+        dir: Ino,
+        name: &[u8],
+        (mode, device): (u32, u32),
+        new: &NewInode,
+    ) -> Result<Attr> {
+        let special = convert::special(mode, device).ok_or(Errno::INVAL)?;
+        self.fs().mknod(dir, name, special, new)
+    }
+
+    pub(super) fn rename(
+        &self,
+        from: (Ino, &[u8]),
+        to: (Ino, &[u8]),
+        flags: RenameFlags,
+    ) -> Result<()> {
+        let mode = if flags.is_empty() {
+            RenameMode::Replace
+        } else if flags == RenameFlags::RENAME_NOREPLACE {
+            RenameMode::NoReplace
+        } else if flags == RenameFlags::RENAME_EXCHANGE {
+            RenameMode::Exchange
+        } else {
+            return Err(FsError::Invalid("flags of rename"));
+        };
+        self.fs().rename(from.0, from.1, to.0, to.1, mode)
+    }
+
+    pub(super) fn open(&self, ino: Ino, flags: i32) -> Result<FileHandle> {
+        let file = self.fs().open(ino, convert::open_flags(flags))?;
+        Ok(self.handles.insert(file))
+    }
+
+    /// Makes a regular file and opens it, or opens the one that is there.
+    pub(super) fn create(
+        &self,
+        dir: Ino,
+        name: &[u8],
+        new: &NewInode,
+        flags: i32,
+    ) -> Result<(FileAttr, Generation, FileHandle)> {
+        let exclusive = flags & libc::O_EXCL != 0;
+        let attr = match self.fs().mknod(dir, name, Special::Regular, new) {
+            Err(error) if error.errno() == Errno::EXIST && !exclusive => {
+                self.fs().lookup(dir, name)?
+            }
+            made => made?,
+        };
+        let handle = self.open(attr.ino, flags)?;
+        match self.entry(&attr) {
+            Ok((attr, generation)) => Ok((attr, generation, handle)),
+            Err(error) => {
+                self.handles.remove(handle);
+                Err(error)
+            }
+        }
+    }
+}

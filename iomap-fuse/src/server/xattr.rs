@@ -1,0 +1,42 @@
+//! Extended attributes: the size probe, and what a list looks like.
+
+use fuser::ReplyXattr;
+use iomap_core::error::{Errno, Result};
+use iomap_core::vfs::{Ino, XattrMode};
+
+use super::{Shared, fail};
+use crate::convert;
+
+/// Replies with `value`, or with its length if the caller asks how much room it takes (`room` is
+/// zero), or that the room is too small.
+pub(super) fn reply(value: Result<Vec<u8>>, room: u32, reply: ReplyXattr) {
+    match value {
+        Ok(value) => match u32::try_from(value.len()) {
+            Ok(len) if room == 0 => reply.size(len),
+            Ok(len) if len <= room => reply.data(&value),
+            _ => reply.error(convert::errno(Errno::RANGE)),
+        },
+        Err(error) => reply.error(fail(&error)),
+    }
+}
+
+impl Shared {
+    pub(super) fn setxattr(&self, ino: Ino, name: &[u8], value: &[u8], flags: i32) -> Result<()> {
+        let mode = match flags {
+            0 => XattrMode::Any,
+            libc::XATTR_CREATE => XattrMode::Create,
+            libc::XATTR_REPLACE => XattrMode::Replace,
+            _ => return Err(Errno::INVAL.into()),
+        };
+        self.fs().setxattr(ino, name, value, mode)
+    }
+
+    /// The names, each followed by a NUL.
+    pub(super) fn listxattr(&self, ino: Ino) -> Result<Vec<u8>> {
+        let names = self.fs().listxattr(ino)?;
+        Ok(names
+            .into_iter()
+            .flat_map(|name| name.into_iter().chain([0]))
+            .collect())
+    }
+}
