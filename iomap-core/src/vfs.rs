@@ -8,6 +8,8 @@
 //! methods may be called from many threads at once and may block. Permission checks against the
 //! caller are the caller's; a file system checks what its own invariants need.
 
+mod flags;
+
 use std::any::Any;
 use std::sync::Arc;
 
@@ -16,6 +18,8 @@ use crate::fiemap::Extent;
 use crate::seek::Whence;
 use crate::stats::Snapshot;
 use crate::units::{FilePos, FileRange};
+
+pub use self::flags::{IoFlags, OpenFlags};
 
 /// An inode number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -198,48 +202,6 @@ pub struct StatFs {
     pub files_free: u64,
     /// Bytes of the longest name.
     pub name_max: u32,
-}
-
-bitflags::bitflags! {
-    /// How a file is opened.
-    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-    pub struct OpenFlags: u16 {
-        /// For reading.
-        const READ = 1 << 0;
-        /// For writing.
-        const WRITE = 1 << 1;
-        /// Every write goes to the end (`O_APPEND`).
-        const APPEND = 1 << 2;
-        /// Around the page cache where possible (`O_DIRECT`).
-        const DIRECT = 1 << 3;
-        /// Every write is durable with all metadata (`O_SYNC`).
-        const SYNC = 1 << 4;
-        /// Every write is durable with the metadata needed to find it (`O_DSYNC`).
-        const DSYNC = 1 << 5;
-        /// Cut the file to nothing first (`O_TRUNC`).
-        const TRUNCATE = 1 << 6;
-    }
-}
-
-bitflags::bitflags! {
-    /// How one read or write is done, beside how the file was opened.
-    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-    pub struct IoFlags: u16 {
-        /// Fail with `EAGAIN` instead of waiting (`RWF_NOWAIT`).
-        const NOWAIT = 1 << 0;
-        /// Around the page cache (`O_DIRECT` of this call).
-        const DIRECT = 1 << 1;
-        /// Durable with the metadata needed to find it (`RWF_DSYNC`).
-        const DSYNC = 1 << 2;
-        /// Durable with all metadata (`RWF_SYNC`).
-        const SYNC = 1 << 3;
-        /// At the end of the file (`RWF_APPEND`).
-        const APPEND = 1 << 4;
-        /// Keep nothing new in the page cache (`RWF_DONTCACHE`).
-        const DONTCACHE = 1 << 5;
-        /// All or nothing, also across a power cut (`RWF_ATOMIC`).
-        const ATOMIC = 1 << 6;
-    }
 }
 
 /// What `fallocate` does with a range.

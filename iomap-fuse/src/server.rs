@@ -13,6 +13,7 @@ mod attr;
 mod data;
 mod dir;
 mod names;
+mod shared;
 mod xattr;
 
 use std::ffi::OsStr;
@@ -20,7 +21,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
@@ -28,60 +29,14 @@ use fuser::{
     ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
     ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
-use iomap_core::error::{Errno, Result};
-use iomap_core::vfs::{Attr, Ino, NewInode, SetAttr, Vfs};
+use iomap_core::error::Errno;
+use iomap_core::vfs::SetAttr;
 
 use crate::convert;
-use crate::handles::Handles;
-use crate::nodes::Nodes;
 use crate::options::{CachePolicy, MountOptions};
 
-/// How long the kernel may keep names and attributes.
-const TTL: Duration = Duration::from_secs(3600);
-
-/// What the serving threads and the mount share.
-pub(crate) struct Shared {
-    fs: Arc<dyn Vfs>,
-    cache: CachePolicy,
-    nodes: Nodes,
-    handles: Handles,
-}
-
-impl Shared {
-    pub(crate) fn new(fs: Arc<dyn Vfs>, options: &MountOptions) -> Self {
-        Self {
-            cache: options.cache,
-            nodes: Nodes::new(fs.root()),
-            handles: Handles::default(),
-            fs,
-        }
-    }
-
-    /// The file system.
-    pub(crate) fn fs(&self) -> &dyn Vfs {
-        &*self.fs
-    }
-
-    /// Closes every file and lets every inode go: the kernel does not ask any more.
-    pub(crate) fn forget_all(&self) {
-        self.handles.clear();
-        self.nodes.forget_all();
-    }
-
-    fn ino(&self, node: INodeNo) -> Ino {
-        self.nodes.ino(node)
-    }
-
-    fn file_attr(&self, attr: &Attr) -> fuser::FileAttr {
-        convert::attr(self.nodes.node(attr.ino), attr)
-    }
-
-    /// The reply that tells the kernel of an inode, which is counted.
-    fn entry(&self, attr: &Attr) -> Result<(fuser::FileAttr, Generation)> {
-        self.nodes.remember(self.fs(), attr.ino)?;
-        Ok((self.file_attr(attr), Generation(attr.generation)))
-    }
-}
+pub(crate) use shared::Shared;
+use shared::{TTL, fail, new_inode, reply_attr, reply_empty, reply_entry};
 
 /// The request handlers.
 pub(crate) struct Server {
@@ -92,33 +47,6 @@ pub(crate) struct Server {
 impl Server {
     pub(crate) const fn new(shared: Arc<Shared>, options: MountOptions) -> Self {
         Self { shared, options }
-    }
-}
-
-fn fail(error: &iomap_core::error::FsError) -> fuser::Errno {
-    convert::errno(error.errno())
-}
-
-/// Replies with what tells the kernel of an inode.
-fn reply_entry(shared: &Shared, result: Result<Attr>, reply: ReplyEntry) {
-    match result.and_then(|attr| shared.entry(&attr)) {
-        Ok((attr, generation)) => reply.entry(&TTL, &attr, generation),
-        Err(error) => reply.error(fail(&error)),
-    }
-}
-
-fn reply_empty(result: Result<()>, reply: ReplyEmpty) {
-    match result {
-        Ok(()) => reply.ok(),
-        Err(error) => reply.error(fail(&error)),
-    }
-}
-
-fn new_inode(req: &Request, mode: u32) -> NewInode {
-    NewInode {
-        mode: convert::permissions(mode),
-        uid: req.uid(),
-        gid: req.gid(),
     }
 }
 
@@ -540,12 +468,5 @@ impl Filesystem for Server {
             Ok(copied) => reply.written(copied),
             Err(error) => reply.error(fail(&error)),
         }
-    }
-}
-
-fn reply_attr(shared: &Shared, result: Result<Attr>, reply: ReplyAttr) {
-    match result {
-        Ok(attr) => reply.attr(&TTL, &shared.file_attr(&attr)),
-        Err(error) => reply.error(fail(&error)),
     }
 }

@@ -8,7 +8,8 @@ use fuser::{Generation, INodeNo, ReplyDirectory, ReplyDirectoryPlus};
 use iomap_core::error::Result;
 use iomap_core::vfs::{DirEntry, Ino};
 
-use super::{Shared, TTL};
+use super::Shared;
+use super::shared::TTL;
 use crate::convert;
 
 impl Shared {

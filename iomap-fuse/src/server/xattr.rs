@@ -4,7 +4,8 @@ use fuser::ReplyXattr;
 use iomap_core::error::{Errno, Result};
 use iomap_core::vfs::{Ino, XattrMode};
 
-use super::{Shared, fail};
+use super::Shared;
+use super::shared::fail;
 use crate::convert;
 
 /// Replies with `value`, or with its length if the caller asks how much room it takes (`room` is

@@ -1,0 +1,94 @@
+//! What all requests of a mount share, and how results become replies.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fuser::{Generation, INodeNo, ReplyAttr, ReplyEmpty, ReplyEntry, Request};
+use iomap_core::error::Result;
+use iomap_core::vfs::{Attr, Ino, NewInode, Vfs};
+
+use crate::convert;
+use crate::handles::Handles;
+use crate::nodes::Nodes;
+use crate::options::{CachePolicy, MountOptions};
+
+/// How long the kernel may keep names and attributes.
+pub(super) const TTL: Duration = Duration::from_secs(3600);
+
+/// What the serving threads and the mount share.
+pub(crate) struct Shared {
+    fs: Arc<dyn Vfs>,
+    pub(super) cache: CachePolicy,
+    pub(super) nodes: Nodes,
+    pub(super) handles: Handles,
+}
+
+impl Shared {
+    pub(crate) fn new(fs: Arc<dyn Vfs>, options: &MountOptions) -> Self {
+        Self {
+            cache: options.cache,
+            nodes: Nodes::new(fs.root()),
+            handles: Handles::default(),
+            fs,
+        }
+    }
+
+    /// The file system.
+    pub(crate) fn fs(&self) -> &dyn Vfs {
+        &*self.fs
+    }
+
+    /// Closes every file and lets every inode go: the kernel does not ask any more.
+    pub(crate) fn forget_all(&self) {
+        self.handles.clear();
+        self.nodes.forget_all();
+    }
+
+    pub(super) fn ino(&self, node: INodeNo) -> Ino {
+        self.nodes.ino(node)
+    }
+
+    pub(super) fn file_attr(&self, attr: &Attr) -> fuser::FileAttr {
+        convert::attr(self.nodes.node(attr.ino), attr)
+    }
+
+    /// The reply that tells the kernel of an inode, which is counted.
+    pub(super) fn entry(&self, attr: &Attr) -> Result<(fuser::FileAttr, Generation)> {
+        self.nodes.remember(self.fs(), attr.ino)?;
+        Ok((self.file_attr(attr), Generation(attr.generation)))
+    }
+}
+
+pub(super) fn fail(error: &iomap_core::error::FsError) -> fuser::Errno {
+    convert::errno(error.errno())
+}
+
+/// Replies with what tells the kernel of an inode.
+pub(super) fn reply_entry(shared: &Shared, result: Result<Attr>, reply: ReplyEntry) {
+    match result.and_then(|attr| shared.entry(&attr)) {
+        Ok((attr, generation)) => reply.entry(&TTL, &attr, generation),
+        Err(error) => reply.error(fail(&error)),
+    }
+}
+
+pub(super) fn reply_empty(result: Result<()>, reply: ReplyEmpty) {
+    match result {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(fail(&error)),
+    }
+}
+
+pub(super) fn new_inode(req: &Request, mode: u32) -> NewInode {
+    NewInode {
+        mode: convert::permissions(mode),
+        uid: req.uid(),
+        gid: req.gid(),
+    }
+}
+
+pub(super) fn reply_attr(shared: &Shared, result: Result<Attr>, reply: ReplyAttr) {
+    match result {
+        Ok(attr) => reply.attr(&TTL, &shared.file_attr(&attr)),
+        Err(error) => reply.error(fail(&error)),
+    }
+}
