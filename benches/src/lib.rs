@@ -1,16 +1,24 @@
-//! What the benches share: memory, positions, and files on the host to compare with.
+//! What the benches share: memory, positions, and files on the host to compare with; and the
+//! comparison runner, [`compare`].
 //!
-//! Owns no measurement. Each bench file says in its head what its unit is and what it leaves out;
+//! Owns no criterion bench. Each bench file says in its head what its unit is and what it leaves out;
 //! comparison rows (memcpy, the kernel) are measured in the same run on the same machine, because
 //! only their ratio says something.
 
+pub mod compare;
+mod flat;
+mod memory;
 mod mounted;
+mod raw_ring;
 
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 
+pub use flat::Flat;
+pub use memory::Memory;
 pub use mounted::Mounted;
+pub use raw_ring::RawRing;
 
 /// Bytes of a page.
 pub const PAGE: u64 = 4096;
@@ -31,9 +39,19 @@ impl Positions {
     /// If `len` is less than `step`.
     #[must_use]
     pub fn new(len: u64, step: u64) -> Self {
+        Self::seeded(len, step, 0x5eed)
+    }
+
+    /// As [`Positions::new`], another stream for each `seed`.
+    ///
+    /// # Panics
+    ///
+    /// If `len` is less than `step`.
+    #[must_use]
+    pub fn seeded(len: u64, step: u64, seed: u64) -> Self {
         assert!(len >= step && step > 0, "no position fits");
         Self {
-            random: fastrand::Rng::with_seed(0x5eed),
+            random: fastrand::Rng::with_seed(seed),
             step,
             count: len / step,
         }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use iomap_core::device::{BlockDevice, FileDevice, OpenOptions};
 use iomap_core::flusher::FlusherConfig;
 use iomap_core::units::FilePos;
-use iomap_core::vfs::{IoFlags, NewInode, OpenFile, OpenFlags, Special, Vfs};
+use iomap_core::vfs::{DirEntry, Ino, IoFlags, NewInode, OpenFile, OpenFlags, Special, Vfs};
 use testfs::fs::{MkfsOptions, MountOptions, TestFs};
 
 use crate::noise;
@@ -87,6 +87,34 @@ impl Mounted {
         let attr = self.fs.lookup(self.fs.root(), NAME).expect("made before");
         let flags = OpenFlags::READ | OpenFlags::WRITE;
         self.fs.open(attr.ino, flags).expect("a regular file")
+    }
+
+    /// The file system.
+    #[must_use]
+    pub fn fs(&self) -> &TestFs {
+        &self.fs
+    }
+
+    /// Calls `seen` for every name of the directory but `.` and `..`.
+    ///
+    /// # Errors
+    ///
+    /// What reading the directory gives.
+    pub fn list(&self, dir: Ino, mut seen: impl FnMut(&DirEntry)) -> iomap_core::error::Result<()> {
+        let mut cookie = 0;
+        loop {
+            let before = cookie;
+            self.fs.readdir(dir, cookie, &mut |entry| {
+                cookie = entry.cookie;
+                if entry.name != b"." && entry.name != b".." {
+                    seen(entry);
+                }
+                true
+            })?;
+            if cookie == before {
+                return Ok(());
+            }
+        }
     }
 
     /// The same file system mounted again: nothing is cached.

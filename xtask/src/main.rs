@@ -30,7 +30,7 @@ usage: cargo xtask <command>
   layers                   checks the module layers of iomap-core
   tidy                     checks the source rules of docs/STYLE.md
   smoke                    the first README command on a new file, and every bench once
-  bench [ARGS]             the benches, in release
+  bench [ARGS]             ours beside memcpy, the raw ring and the kernel; `bench --help`
 ";
 
 /// How much of the suites to run.
@@ -70,11 +70,7 @@ fn dispatch(args: &[&str]) -> Result<Counts, String> {
         ["layers"] => rule("layers", &layers::check(&workspace())),
         ["tidy"] => rule("tidy", &tidy::check(&workspace())),
         ["smoke"] => Ok(suites::smoke()),
-        ["bench", rest @ ..] => Ok(Step::cargo(
-            "bench",
-            &[&["bench", "--package", "benches"], rest].concat(),
-        )
-        .check()),
+        ["bench", rest @ ..] => Ok(compare(rest)),
         [] | ["help" | "--help" | "-h", ..] => {
             print!("{USAGE}");
             Ok(Counts::default())
@@ -110,6 +106,13 @@ fn ci() -> Result<Counts, String> {
     counts += suites::all(Effort::Normal);
     counts.print();
     Ok(counts)
+}
+
+/// The comparison runner; the criterion benches are `cargo bench`.
+fn compare(args: &[&str]) -> Counts {
+    let run = "run --release --package benches --bin compare --";
+    let cargo: Vec<&str> = run.split(' ').chain(args.iter().copied()).collect();
+    Step::cargo("bench", &cargo).check()
 }
 
 fn lint() -> Result<Counts, String> {

@@ -9,6 +9,7 @@ use crate::folio::buddy::Buddy;
 use crate::folio::header::flag;
 use crate::folio::index::{Node, NodeSource};
 use crate::folio::state_ptr::{Owned, StatePtr};
+use crate::folio::meta::Folio;
 use crate::folio::{FolioRef, LockedFolio};
 use crate::sync::atomic::Ordering;
 
@@ -82,6 +83,17 @@ impl Pool {
     pub(in crate::folio) fn bear_half(&'static self, pfn: u32, order: u32) -> Option<LockedFolio> {
         let id = self.take_id(&mut self.arena.lock());
         self.bear(id, pfn, order)
+    }
+
+    /// See [`PoolStats::metadata_bytes`](super::PoolStats::metadata_bytes).
+    pub(super) fn metadata_bytes(&self) -> u64 {
+        let (folios, nodes) = {
+            let arena = self.arena.lock();
+            (arena.folios.unused, arena.nodes.unused)
+        };
+        // Id 0 is none of them.
+        u64::from(folios - 1) * size_of::<Folio>() as u64
+            + u64::from(nodes - 1) * size_of::<Node>() as u64
     }
 
     fn publish_free(&self, arena: &Arena) {

@@ -93,6 +93,9 @@ pub struct PoolStats {
     pub refused: u64,
     /// Allocations that had to wait.
     pub allocation_waits: u64,
+    /// Bytes of the tables of folios and index nodes that were ever used: they are kept for the
+    /// next ones. Per-block state of folios and the addresses of caches are not counted.
+    pub metadata_bytes: u64,
 }
 
 /// Somebody who can make dirty folios clean: the flusher.
@@ -253,6 +256,7 @@ impl Pool {
             reclaim_scanned: get(&self.counters.scanned),
             refused: get(&self.counters.refused),
             allocation_waits: get(&self.counters.waits),
+            metadata_bytes: self.metadata_bytes(),
         }
     }
 

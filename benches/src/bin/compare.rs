@@ -1,0 +1,129 @@
+//! `cargo xtask bench`: the comparison runner's command line.
+//!
+//! Owns the options and the files that are written. What is measured and how is
+//! [`benches::compare`].
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use benches::compare::report::{Memory, Report, VERSION, html, table};
+use benches::compare::{Effort, budgets, cases, machine::Machine, sample};
+use benches::{Flat, PAGE};
+use clap::Parser;
+use iomap_core::device::MemoryDevice;
+use iomap_core::units::FilePos;
+use iomap_core::vfs::IoFlags;
+
+/// The same work by this project, by the floor under it and by the kernel, in one run.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask bench", version)]
+struct Args {
+    /// Fewer rounds, and only the sizes that the budgets speak of.
+    #[arg(long)]
+    quick: bool,
+    /// Only groups whose name contains one of these.
+    #[arg(long, value_name = "PART", num_args = 1..)]
+    only: Vec<String>,
+    /// Names of the groups, without running them.
+    #[arg(long)]
+    list: bool,
+    /// Where to write every number as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Where to write the page with pictures, one file.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Ends with each budget and whether this run is ahead of it. Never fails on time.
+    #[arg(long)]
+    check: bool,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("bench: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<(), String> {
+    let effort = if args.quick {
+        Effort::QUICK
+    } else {
+        Effort::FULL
+    };
+    let mut cases = cases::all(effort);
+    if !args.only.is_empty() {
+        cases.retain(|c| args.only.iter().any(|part| c.id.contains(part)));
+    }
+    if cases.is_empty() {
+        return Err("no group has such a name; --list shows them".to_owned());
+    }
+    if args.list {
+        cases.iter().for_each(|c| println!("{}", c.id));
+        return Ok(());
+    }
+    let machine = Machine::read();
+    println!(
+        "{} x {}, kernel {}, files on {}, load {}",
+        machine.cpus, machine.cpu, machine.kernel, machine.temporary, machine.load
+    );
+    let mut groups = Vec::new();
+    for case in cases {
+        let result = sample::run(case.group(), effort);
+        println!("{}", table::group(&result));
+        groups.push(result);
+    }
+    let report = Report {
+        version: VERSION,
+        machine,
+        rounds: effort.rounds,
+        budgets: budgets::judge(&groups),
+        groups,
+        memory: memory()?,
+    };
+    if args.check {
+        println!("{}", table::budgets(&report.budgets, &report.memory));
+    }
+    if let Some(path) = &args.json {
+        let json = serde_json::to_string_pretty(&report).map_err(|e| e.to_string())?;
+        write(path, &json)?;
+    }
+    if let Some(path) = &args.html {
+        write(path, &html::page(&report))?;
+    }
+    Ok(())
+}
+
+fn write(path: &Path, text: &str) -> Result<(), String> {
+    std::fs::write(path, text).map_err(|e| format!("{}: {e}", path.display()))?;
+    println!("{}", path.display());
+    Ok(())
+}
+
+/// Fills caches with folios of one page and with large ones, and asks what describes them.
+fn memory() -> Result<Vec<Memory>, String> {
+    const LEN: u64 = 32 << 20;
+    let kinds = [("4 KiB folios", 0, 64.0), ("64 KiB folios", 4, 8.0)];
+    let mut rows = Vec::new();
+    for (folios, order, bound) in kinds {
+        let device = Arc::new(MemoryDevice::new(LEN));
+        let flat = Flat::new(device, 2 * LEN, order).map_err(|e| e.to_string())?;
+        let file = flat.open();
+        let mut chunk = vec![0; 1 << 20];
+        for at in (0..LEN).step_by(chunk.len()) {
+            file.read_at(FilePos::saturating(at), &mut chunk, IoFlags::empty())
+                .map_err(|e| e.to_string())?;
+        }
+        rows.push(Memory {
+            folios: folios.to_owned(),
+            bytes_per_page: flat.metadata_bytes() as f64 / (LEN / PAGE) as f64,
+            bound,
+        });
+    }
+    Ok(rows)
+}

@@ -1,0 +1,396 @@
+//! What the project promises, as ratios of sides of one run.
+//!
+//! Owns the table of budgets and the verdicts. A verdict says ahead or behind; whether the distance
+//! is within the noise is said as well. Nothing here fails.
+
+use serde::Serialize;
+
+use super::sample::{GroupResult, SideResult, Spread, ratio};
+
+/// How the number of a budget is made from a group.
+///
+/// Work that never waits is judged by processor time: on a machine with other work it says the same
+/// in every run, and alone on a processor it is the wall time.
+#[derive(Clone, Copy, Debug)]
+enum Measure {
+    /// Time of the first side over time of the second; at most the bound.
+    Time(&'static str, &'static str),
+    /// Processor time of the first side over that of the second; at most the bound.
+    Cpu(&'static str, &'static str),
+    /// How many times faster the first side is than the second; at least the bound.
+    Faster(&'static str, &'static str),
+    /// The same in processor time.
+    CpuFaster(&'static str, &'static str),
+    /// Nanoseconds of processor time that the first side takes more than the second; at most the
+    /// bound.
+    CpuExtra(&'static str, &'static str),
+    /// Speed-up of the first pair (alone, all) over the speed-up of the second; at least the bound.
+    Scaling([&'static str; 2], [&'static str; 2]),
+}
+
+/// A row of the table.
+#[derive(Clone, Copy, Debug)]
+struct Budget {
+    text: &'static str,
+    group: &'static str,
+    measure: Measure,
+    bound: f64,
+}
+
+const fn row(text: &'static str, group: &'static str, measure: Measure, bound: f64) -> Budget {
+    Budget {
+        text,
+        group,
+        measure,
+        bound,
+    }
+}
+
+use Measure::{Cpu, CpuExtra, CpuFaster, Faster, Scaling, Time};
+
+const READ: &str = "cached-read/4 KiB/256 MiB";
+const READ_SMALL: &str = "cached-read/4 KiB/256 MiB, 4 KiB folios";
+const READ_HOT: &str = "cached-read/4 KiB/hot";
+const OVERWRITE: &str = "cached-overwrite/4 KiB/256 MiB";
+const TWO: &str = "scaling/cached read 4 KiB/2 threads, one file";
+const ONE: &str = "direct/read 4 KiB, 1 in flight";
+const MANY: &str = "direct/read 4 KiB, 32 in flight";
+const WRITE_SYNC: &str = "stream/write 1 MiB + fsync";
+const COLD: &str = "stream/cold read 1 MiB";
+
+/// The budgets of `DESIGN.md` section 8 that this runner measures; mounts, mappings and ext4 images
+/// have theirs when they exist.
+const BUDGETS: &[Budget] = &[
+    row(
+        "cached 4 KiB read, 256 MiB: at most 1.25 x memcpy",
+        READ,
+        Cpu("iomap-core", "memcpy"),
+        1.25,
+    ),
+    row(
+        "cached 4 KiB read, 256 MiB: at least 2.5 x faster than pread",
+        READ,
+        CpuFaster("iomap-core", "kernel"),
+        2.5,
+    ),
+    row(
+        "the same in 4 KiB folios: at least 1.7 x faster than pread",
+        READ_SMALL,
+        CpuFaster("iomap-core", "kernel"),
+        1.7,
+    ),
+    row(
+        "hot 4 KiB read: at most memcpy + 25 ns",
+        READ_HOT,
+        CpuExtra("iomap-core", "memcpy"),
+        25.0,
+    ),
+    row(
+        "two threads on one file: at least 0.9 of memcpy's own scaling",
+        TWO,
+        Scaling(
+            ["iomap-core, 1", "iomap-core, all"],
+            ["memcpy, 1", "memcpy, all"],
+        ),
+        0.9,
+    ),
+    row(
+        "cached 4 KiB overwrite: at most 1.35 x memcpy",
+        OVERWRITE,
+        Cpu("iomap-core", "memcpy"),
+        1.35,
+    ),
+    row(
+        "cached 4 KiB overwrite: at least 3 x faster than ext4",
+        OVERWRITE,
+        CpuFaster("iomap-core", "kernel ext4"),
+        3.0,
+    ),
+    row(
+        "cached 4 KiB overwrite: at least 3 x faster than xfs",
+        OVERWRITE,
+        CpuFaster("iomap-core", "kernel xfs"),
+        3.0,
+    ),
+    row(
+        "stream write + fsync: at least 0.9 of the raw bandwidth",
+        WRITE_SYNC,
+        Faster("testfs", "raw io_uring"),
+        0.9,
+    ),
+    row(
+        "cold stream read: at least 0.95 of the raw bandwidth",
+        COLD,
+        Faster("testfs buffered", "raw io_uring"),
+        0.95,
+    ),
+    row(
+        "direct 4 KiB, one at a time: at most 1.05 x pread",
+        ONE,
+        Time("iomap-core", "pread O_DIRECT"),
+        1.05,
+    ),
+    row(
+        "direct 4 KiB, one at a time, tokio: at most 1.08 x pread",
+        ONE,
+        Time("tokio", "pread O_DIRECT"),
+        1.08,
+    ),
+    row(
+        "direct 4 KiB, 32 in flight: at least 0.97 of the raw ring",
+        MANY,
+        Faster("iomap-core", "raw io_uring"),
+        0.97,
+    ),
+    row(
+        "direct 4 KiB, 32 in flight: at most 1.15 x its processor time",
+        MANY,
+        Cpu("iomap-core", "raw io_uring"),
+        1.15,
+    ),
+    row(
+        "lookup: flat to 1 TiB",
+        "growth/lookup",
+        Cpu("1 TiB", "4 MiB"),
+        1.25,
+    ),
+    row(
+        "walk over dirty folios: flat to 1 TiB",
+        "growth/walk 64 dirty",
+        Cpu("1 TiB", "4 MiB"),
+        1.25,
+    ),
+    row(
+        "writeback of few pages: flat to 1 TiB",
+        "growth/writeback 64 pages",
+        Time("1 TiB", "4 MiB"),
+        1.25,
+    ),
+];
+
+/// Whether a budget holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// It holds.
+    Ahead,
+    /// It does not.
+    Behind,
+    /// One of its sides has no number.
+    NotMeasured,
+}
+
+impl Verdict {
+    /// As in the tables.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ahead => "ahead",
+            Self::Behind => "behind",
+            Self::NotMeasured => "not measured",
+        }
+    }
+}
+
+/// A budget beside what was measured.
+#[derive(Clone, Debug, Serialize)]
+pub struct Judged {
+    /// What is promised.
+    pub text: &'static str,
+    /// The group it is measured in.
+    pub group: &'static str,
+    /// The bound.
+    pub bound: f64,
+    /// Whether the measured number must not be below the bound; else it must not be above.
+    pub at_least: bool,
+    /// The number, with its spread over the rounds.
+    pub measured: Option<Spread>,
+    /// Whether it holds.
+    pub verdict: Verdict,
+    /// The median is less than a tenth away from the bound: another run may say otherwise.
+    pub close: bool,
+    /// Why there is no number.
+    pub missing: Option<String>,
+}
+
+/// Judges every budget by `results`.
+#[must_use]
+pub fn judge(results: &[GroupResult]) -> Vec<Judged> {
+    BUDGETS.iter().map(|b| judge_one(b, results)).collect()
+}
+
+fn judge_one(budget: &Budget, results: &[GroupResult]) -> Judged {
+    let at_least = matches!(budget.measure, Faster(..) | CpuFaster(..) | Scaling(..));
+    let measured = results
+        .iter()
+        .find(|g| g.id == budget.group)
+        .ok_or_else(|| "not part of this run".to_owned())
+        .and_then(|group| measure(budget.measure, group));
+    let mut judged = Judged {
+        text: budget.text,
+        group: budget.group,
+        bound: budget.bound,
+        at_least,
+        measured: None,
+        verdict: Verdict::NotMeasured,
+        close: false,
+        missing: None,
+    };
+    match measured {
+        Err(why) => judged.missing = Some(why),
+        Ok(spread) => {
+            let holds = if at_least {
+                spread.median >= budget.bound
+            } else {
+                spread.median <= budget.bound
+            };
+            judged.verdict = if holds {
+                Verdict::Ahead
+            } else {
+                Verdict::Behind
+            };
+            judged.close = (spread.median / budget.bound - 1.0).abs() < 0.1;
+            judged.measured = Some(spread);
+        }
+    }
+    judged
+}
+
+fn measure(measure: Measure, group: &GroupResult) -> Result<Spread, String> {
+    let side = |name: &str| side(group, name);
+    Ok(match measure {
+        Time(a, b) => ratio(&side(a)?.rounds, &side(b)?.rounds),
+        Cpu(a, b) => ratio(&side(a)?.cpu_rounds, &side(b)?.cpu_rounds),
+        Faster(a, b) => ratio(&side(b)?.rounds, &side(a)?.rounds),
+        CpuFaster(a, b) => ratio(&side(b)?.cpu_rounds, &side(a)?.cpu_rounds),
+        CpuExtra(a, b) => {
+            let (a, b) = (&side(a)?.cpu_rounds, &side(b)?.cpu_rounds);
+            Spread::of(&a.iter().zip(b).map(|(a, b)| a - b).collect::<Vec<_>>())
+        }
+        Scaling(ours, base) => {
+            let speed_up = |[one, all]: [&str; 2]| -> Result<Vec<f64>, String> {
+                let (one, all) = (side(one)?, side(all)?);
+                Ok(one
+                    .rounds
+                    .iter()
+                    .zip(&all.rounds)
+                    .map(|(o, a)| o / a)
+                    .collect())
+            };
+            ratio(&speed_up(ours)?, &speed_up(base)?)
+        }
+    })
+}
+
+fn side<'a>(group: &'a GroupResult, name: &str) -> Result<&'a SideResult, String> {
+    group.side(name).ok_or_else(|| {
+        let why = group.sides.iter().find(|s| s.name == name);
+        let why = why
+            .and_then(|s| s.missing.as_deref())
+            .unwrap_or("no such row");
+        format!("{name}: {why}")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compare::{Effort, cases};
+
+    fn result(id: &str, sides: &[(&'static str, f64)]) -> GroupResult {
+        let sides = sides
+            .iter()
+            .map(|&(name, ns)| SideResult {
+                name,
+                role: crate::compare::Role::Ours,
+                missing: None,
+                ns: Some(Spread::of(&[ns])),
+                cpu_ns: Some(Spread::of(&[ns])),
+                device: Default::default(),
+                served: 0,
+                rounds: vec![ns; 3],
+                cpu_rounds: vec![ns; 3],
+            })
+            .collect();
+        GroupResult {
+            id: id.into(),
+            operation: String::new(),
+            excludes: "",
+            bytes: 0,
+            plot: None,
+            sides,
+        }
+    }
+
+    fn verdict_of(text: &str, results: &[GroupResult]) -> Judged {
+        let judged = judge(results);
+        judged
+            .into_iter()
+            .find(|j| j.text == text)
+            .expect("in the table")
+    }
+
+    #[test]
+    fn every_budget_names_a_group_of_the_quick_run_and_sides_it_has() {
+        for budget in BUDGETS {
+            let case = cases::all(Effort::QUICK)
+                .into_iter()
+                .find(|c| c.id == budget.group)
+                .unwrap_or_else(|| panic!("no group {}", budget.group));
+            let names: Vec<_> = case.group().sides.iter().map(|s| s.name).collect();
+            let wanted = match budget.measure {
+                Time(a, b) | Cpu(a, b) | Faster(a, b) | CpuFaster(a, b) | CpuExtra(a, b) => {
+                    vec![a, b]
+                }
+                Scaling(a, b) => [a, b].concat(),
+            };
+            for name in wanted {
+                assert!(names.contains(&name), "{}: no side {name}", budget.group);
+            }
+        }
+    }
+
+    #[test]
+    fn bounds_are_upper_for_time_and_lower_for_speed() {
+        let results = [
+            result(
+                READ,
+                &[("iomap-core", 130.0), ("memcpy", 100.0), ("kernel", 390.0)],
+            ),
+            result(READ_HOT, &[("iomap-core", 70.0), ("memcpy", 50.0)]),
+        ];
+        let time = verdict_of(BUDGETS[0].text, &results);
+        assert_eq!(time.verdict, Verdict::Behind);
+        assert!(time.close, "1.30 is within a tenth of 1.25");
+        let faster = verdict_of(BUDGETS[1].text, &results);
+        assert_eq!(faster.verdict, Verdict::Ahead);
+        assert!(!faster.close, "3.0 is more than a tenth above 2.5");
+        let extra = verdict_of("hot 4 KiB read: at most memcpy + 25 ns", &results);
+        assert_eq!(extra.verdict, Verdict::Ahead);
+        assert!((extra.measured.expect("both sides").median - 20.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn scaling_compares_speed_ups_and_a_missing_side_is_told() {
+        let whole = result(
+            TWO,
+            &[
+                ("iomap-core, 1", 100.0),
+                ("iomap-core, all", 60.0),
+                ("memcpy, 1", 90.0),
+                ("memcpy, all", 45.0),
+            ],
+        );
+        let text = "two threads on one file: at least 0.9 of memcpy's own scaling";
+        let judged = verdict_of(text, &[whole]);
+        assert_eq!(judged.verdict, Verdict::Behind);
+        let judged = verdict_of(text, &[result(TWO, &[("memcpy, 1", 1.0)])]);
+        assert_eq!(judged.verdict, Verdict::NotMeasured);
+        assert_eq!(
+            judged.missing.as_deref(),
+            Some("iomap-core, 1: no such row")
+        );
+        let judged = verdict_of(text, &[]);
+        assert_eq!(judged.missing.as_deref(), Some("not part of this run"));
+    }
+}
