@@ -8,8 +8,8 @@ use crate::error::{FsError, Result};
 use crate::folio::buddy::Buddy;
 use crate::folio::header::flag;
 use crate::folio::index::{Node, NodeSource};
-use crate::folio::state_ptr::{Owned, StatePtr};
 use crate::folio::meta::Folio;
+use crate::folio::state_ptr::{Owned, StatePtr};
 use crate::folio::{FolioRef, LockedFolio};
 use crate::sync::atomic::Ordering;
 
