@@ -19,7 +19,7 @@
 //! | How is a range made zero, or private? | [`zero`] | [`unshare`], [`resize`] |
 //! | Where is data, where is it stored? | [`seek`] | [`fiemap`] |
 //! | What is a folio, who may touch it? | [`folio`] | [`page_cache`] |
-//! | What happens in a memory mapping? | [`mmap`] | [`page_cache`] |
+//! | What happens in a memory mapping? | [`mmap`] | [`fault`], [`page_cache`] |
 //! | Which lock before which? | [`sync`](mod@sync) | `docs/LOCKING.md` |
 //! | What does a mount ask for? | [`vfs`] | [`file`](mod@file) |
 //!
@@ -29,7 +29,7 @@
 //!
 //! ```text
 //! 4  file  vfs  aio
-//! 3  read  readahead  write  zero  unshare  delalloc  resize  writeback  ioend  fsync  direct
+//! 3  read  readahead  write  fault  zero  unshare  delalloc  resize  writeback  ioend  fsync  direct
 //!    seek  fiemap  swapfile
 //! 2  ops  iter  user
 //! 1  device < folio, page_cache, mmap < inode < flusher
@@ -55,6 +55,7 @@ pub mod delalloc;
 pub mod device;
 pub mod direct;
 pub mod error;
+pub mod fault;
 pub mod fiemap;
 pub mod file;
 pub mod flusher;

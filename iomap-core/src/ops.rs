@@ -224,7 +224,8 @@ pub trait MapOps: Send + Sync {
 
     /// Bytes of the file are about to change: note the time, drop set-id bits and the like.
     ///
-    /// - Called: once per write, before the first byte. Holding: the inode lock.
+    /// - Called: once per write, before the first byte, and once per write fault. Holding: the inode
+    ///   lock; for a write fault nothing.
     ///
     /// # Errors
     ///

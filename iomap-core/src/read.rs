@@ -236,6 +236,17 @@ fn fill_first<B: MapOps + ?Sized>(
     }
 }
 
+/// Brings `page` into the cache, up to date as far as the file reaches; it may be gone again when
+/// this returns. For faults; no locks held.
+///
+/// # Errors
+///
+/// As [`buffered_read`].
+pub(crate) fn fetch_page<B: MapOps + ?Sized>(backend: &B, page: PageIndex) -> Result<()> {
+    let range = FileRange::at_most(page.pos(), PAGE_SIZE as u64);
+    fill_first(backend, range, ReadOptions::default())
+}
+
 /// What to read where a page is missing.
 fn window_on_miss(index: PageIndex, wanted: u64, options: ReadOptions<'_>) -> Window {
     match options.readahead {

@@ -31,8 +31,10 @@ pub fn zero_old_end<B: FolioOps + ?Sized>(backend: &B, to: FilePos) -> Result<()
     Ok(())
 }
 
-/// Tells the cache that the size moved from `from` to at least `to`: bytes of the folio at the old
-/// end that were dirtied past it, through a memory mapping, become zero up to `to` (rule B16).
+/// Tells the cache that the size moved from `from` to at least `to`. The folio at the old end is
+/// write-protected in the memory mappings, because a page that was made writable there has storage
+/// for the blocks up to the old end only: the next store faults and gets the others theirs. Bytes
+/// that were dirtied past the old end become zero up to `to` (rule B16).
 ///
 /// Called after the size was stored, with the inode lock held exclusively and no folio locked (rule
 /// F5).
@@ -49,8 +51,10 @@ pub fn isize_extended(inode: &Inode, from: FilePos, to: FilePos) {
         return;
     };
     if !folio.is_dirty() {
+        // Then it is writable nowhere.
         return;
     }
+    folio.write_protect();
     let range = FileRange::between(from, to).intersect(folio.range());
     let start = range.start().since(folio.range().start()) as usize;
     folio.zero(start..start + range.len() as usize);

@@ -80,6 +80,10 @@ counters! {
     throttled,
     /// Folios found locked, or under writeback, and waited for.
     folio_waits,
+    /// Loads through a memory mapping that found no page.
+    read_faults,
+    /// Stores through a memory mapping that were not permitted yet.
+    write_faults,
     /// Writeback errors recorded.
     writeback_errors,
     /// Calls of fsync, fdatasync and the like.

@@ -11,6 +11,7 @@ use super::{DirectFlags, DirectOutcome, SyncKind};
 use crate::error::{Errno, FsError, Result};
 use crate::inode::{DirectGuard, Inode};
 use crate::ops::{DirectDone, DirectOps};
+use crate::resize;
 use crate::stats::Event;
 use crate::units::{FilePos, FileRange};
 
@@ -155,6 +156,11 @@ impl Finish {
         };
         // Whoever read meanwhile may have cached what the blocks held before (rules O8, B51).
         invalidate_again(inode, self.range.take(self.submission.submitted));
+        if self.range.start() > self.size {
+            // Nothing if the file did not grow: then there is no byte to hand over.
+            let grown = self.range.start().min(inode.size());
+            resize::isize_extended(inode, self.size, grown);
+        }
         inode.counters().add(Event::direct_write_bytes, written);
         match told {
             Ok(()) => self.end(inode, written, error),

@@ -133,6 +133,8 @@ impl<B: WritebackOps + ?Sized> Pass<'_, B> {
         if size <= folio.range().start() && !has_metadata {
             // A truncate has moved the end of the file and will remove the folio. Compared as
             // positions: an index of the page after the last one does not exist (rule B42).
+            // Clean, so not writable in a memory mapping.
+            folio.unmap();
             folio.cancel_dirty();
             return Ok(Attempt::Over);
         }
