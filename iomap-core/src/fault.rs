@@ -3,7 +3,7 @@
 //! Owns what happens between an access that found no permission and the page table that gives it:
 //! [`fault`]. Does not own page tables and the walk back to them ([`mmap`](crate::mmap)), nor what
 //! takes permission away again: writeback, truncate, reclaim and journal commits do that with the
-//! folio locked. Mapped devices (DAX) have faults of their own.
+//! folio locked. The faults of a DAX file go on to [`dax_io::fault`](crate::dax_io::fault()).
 //!
 //! # A write fault
 //!
@@ -34,6 +34,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+use crate::dax_io;
 use crate::error::{FaultError, FsError, ProtocolError, Result};
 use crate::flusher;
 use crate::folio::{FolioRef, LockedFolio};
@@ -113,6 +114,9 @@ pub fn fault<B: WritebackOps + ?Sized>(
     access: Access,
 ) -> Result<(), FaultError> {
     let inode = backend.inode();
+    if inode.dax().is_some() {
+        return dax_io::fault(backend, range, page, access);
+    }
     if access.is_store() {
         inode.counters().count(Event::write_faults);
         flusher::balance_dirty_pages(inode, false)?;

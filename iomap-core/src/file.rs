@@ -13,11 +13,14 @@
 //! buffered write         Inode (exclusive) -> Folio
 //! direct read            Inode (shared)
 //! direct write           Inode (shared) for an overwrite, otherwise exclusive
+//! DAX read               Inode (shared)
+//! DAX write              Inode (exclusive)
 //! sync                   nothing
 //! ```
 
 use std::sync::Arc;
 
+use crate::dax_io;
 use crate::direct::{self, DirectFlags, DirectOutcome, WriteLock};
 use crate::error::{FsError, Result, SeekError};
 use crate::fiemap::{Extent, fiemap};
@@ -98,16 +101,35 @@ impl<B: DirectOps> File<B> {
         if to.is_empty() {
             return Ok(0);
         }
-        if self.is_direct(flags) {
+        if self.is_dax() {
+            self.read_dax(pos, to, flags)
+        } else if self.is_direct(flags) {
             self.read_direct(pos, to, flags)
         } else {
             self.read_buffered(pos, to, flags)
         }
     }
 
-    /// Whether an I/O with these flags goes around the cache.
+    /// Whether the file has no cache: every I/O goes to the device's bytes.
+    #[must_use]
+    pub fn is_dax(&self) -> bool {
+        self.inode().dax().is_some()
+    }
+
+    /// A read of a DAX file: there is no cache to go around.
+    fn read_dax(&self, pos: FilePos, to: &mut [u8], flags: IoFlags) -> Result<usize> {
+        let nowait = flags.contains(IoFlags::NOWAIT);
+        let _shared = self.lock_shared(nowait)?;
+        // No larger than the slice.
+        dax_io::read(&*self.backend, pos, to, nowait).map(|done| done as usize)
+    }
+
+    /// Whether an I/O with these flags goes around the cache. A DAX file has none.
     #[must_use]
     pub fn is_direct(&self, flags: IoFlags) -> bool {
+        if self.is_dax() {
+            return false;
+        }
         flags.contains(IoFlags::DIRECT) || self.flags.contains(OpenFlags::DIRECT)
     }
 
@@ -117,6 +139,9 @@ impl<B: DirectOps> File<B> {
     ///
     /// What [`start_fill`] answers.
     pub fn start_fill(&self, range: FileRange, flags: IoFlags) -> Result<Option<Filling>> {
+        if self.is_dax() {
+            return Ok(None);
+        }
         start_fill(&*self.backend, range, self.read_options(flags))
     }
 
@@ -171,7 +196,7 @@ impl<B: DirectOps> File<B> {
         let written = if self.is_direct(flags) {
             self.write_direct(pos, from, flags)?
         } else if flags.contains(IoFlags::ATOMIC) {
-            return Err(FsError::Unsupported("an untorn write through the cache"));
+            return Err(FsError::Unsupported("an untorn write that is not direct"));
         } else {
             let written = self.write_buffered(pos, from, flags)?;
             self.settle(written, flags)?;
@@ -325,7 +350,7 @@ impl<B: DirectOps> File<B> {
         }
     }
 
-    /// Bytes into the cache: direct I/O in flight is waited for first (rule B62), and what lies
+    /// Bytes into the cache, or into the file itself where it has none: direct I/O in flight is waited for first (rule B62), and what lies
     /// between the old end and `pos` is made zero.
     fn write_cached(
         &self,
@@ -349,7 +374,11 @@ impl<B: DirectOps> File<B> {
             resize::zero_old_end(&*self.backend, pos)?;
         }
         // No larger than the slice.
-        let mut source = SliceSource::new(&from[..range.len() as usize]);
+        let from = &from[..range.len() as usize];
+        if inode.dax().is_some() {
+            return dax_io::write(&*self.backend, pos, from, nowait).map(|done| range.take(done));
+        }
+        let mut source = SliceSource::new(from);
         let options = WriteOptions {
             nowait,
             dontcache: flags.contains(IoFlags::DONTCACHE),
@@ -361,7 +390,7 @@ impl<B: DirectOps> File<B> {
     /// What the flags of a write promise about its bytes. No locks held.
     fn settle(&self, written: FileRange, flags: IoFlags) -> Result<()> {
         match self.durable(flags) {
-            Durable::No if flags.contains(IoFlags::DONTCACHE) => {
+            Durable::No if flags.contains(IoFlags::DONTCACHE) && !self.is_dax() => {
                 // The folios leave the cache when they have been written.
                 sync_file_range(&*self.backend, written, SyncRange::WRITE)
             }

@@ -6,6 +6,7 @@
 //!
 //! [`PageCache::check_and_advance`]: crate::page_cache::PageCache::check_and_advance
 
+use crate::dax_io;
 use crate::error::{FsError, Result};
 use crate::inode::Inode;
 use crate::ops::WritebackOps;
@@ -32,6 +33,10 @@ pub fn fsync<B: WritebackOps + ?Sized>(
 ) -> Result<()> {
     rank::assert_none_from(Rank::Inode, "fsync");
     backend.inode().counters().count(Event::syncs);
+    if backend.inode().dax().is_some() {
+        dax_io::flush_range(backend.inode(), range)?;
+        return backend.sync_metadata(data_only);
+    }
     let written = walk(backend, &WritebackControl::sync(range), true);
     wait::for_range(backend, range, true);
     written?;
@@ -63,6 +68,9 @@ pub fn sync_file_range<B: WritebackOps + ?Sized>(
     steps: SyncRange,
 ) -> Result<()> {
     rank::assert_none_from(Rank::Inode, "sync_file_range");
+    if backend.inode().dax().is_some() {
+        return dax_io::flush_range(backend.inode(), range);
+    }
     if steps.contains(SyncRange::WAIT_BEFORE) {
         wait::for_range(backend, range, true);
     }

@@ -6,6 +6,7 @@
 
 use std::sync::{Arc, OnceLock};
 
+use crate::dax::{DaxTable, DaxVolume};
 use crate::device::BlockDevice;
 use crate::folio::PoolHandle;
 use crate::page_cache::PageCache;
@@ -75,6 +76,7 @@ pub struct Inode {
     metadata: AtomicU64,
     /// The page at which the next cyclic writeback begins. A hint: relaxed.
     writeback_index: AtomicU64,
+    dax: OnceLock<DaxTable>,
 }
 
 impl Inode {
@@ -105,6 +107,7 @@ impl Inode {
             attached: OnceLock::new(),
             metadata: AtomicU64::new(NOWHERE),
             writeback_index: AtomicU64::new(0),
+            dax: OnceLock::new(),
         }
     }
 
@@ -228,6 +231,27 @@ impl Inode {
     #[must_use]
     pub const fn counters(&self) -> &Arc<Counters> {
         &self.counters
+    }
+
+    /// What the file has instead of a page cache, if it is a DAX file.
+    #[must_use]
+    pub fn dax(&self) -> Option<&DaxTable> {
+        self.dax.get()
+    }
+
+    /// Makes it a DAX file: from here on every operation goes to the bytes of the device, and
+    /// nothing is cached. Called before the file is used; the first call counts. `volume` is the
+    /// device of the file, and its blocks are as large as a page, or larger.
+    ///
+    /// # Panics
+    ///
+    /// If its blocks are smaller than a page: a page could not be shown.
+    pub fn enable_dax(&self, volume: &Arc<DaxVolume>) {
+        assert!(
+            self.block_bits >= BlockBits::PAGE,
+            "a DAX file with blocks smaller than a page"
+        );
+        let _first = self.dax.set(DaxTable::new(volume));
     }
 
     /// Finished writeback that waits for task context.

@@ -20,6 +20,7 @@
 //! | Where is data, where is it stored? | [`seek`] | [`fiemap`] |
 //! | What is a folio, who may touch it? | [`folio`] | [`page_cache`] |
 //! | What happens in a memory mapping? | [`mmap`] | [`fault`], [`page_cache`] |
+//! | What is a DAX file? | [`dax`] | [`dax_io`] |
 //! | Which lock before which? | [`sync`](mod@sync) | `docs/LOCKING.md` |
 //! | What does a mount ask for? | [`vfs`] | [`file`](mod@file) |
 //!
@@ -30,9 +31,9 @@
 //! ```text
 //! 4  file  vfs  aio
 //! 3  read  readahead  write  fault  zero  unshare  delalloc  resize  writeback  ioend  fsync  direct
-//!    seek  fiemap  swapfile
+//!    dax_io  seek  fiemap  swapfile
 //! 2  ops  iter  user
-//! 1  device < folio, page_cache, mmap < inode < flusher
+//! 1  device < folio, page_cache, mmap, dax < inode < flusher
 //! 0  units  error  iomap  stats  sync  mutation
 //! ```
 //!
@@ -51,6 +52,8 @@
 
 #[cfg(feature = "tokio")]
 pub mod aio;
+pub mod dax;
+pub mod dax_io;
 pub mod delalloc;
 pub mod device;
 pub mod direct;

@@ -89,6 +89,16 @@ bitflags::bitflags! {
         const DIRECT_IN_FLIGHT = 1 << 5;
         /// The extended attribute fork is asked for.
         const XATTR = 1 << 6;
+        /// The bytes are used where they are, on a device that is memory (DAX). Who changes them
+        /// gets blocks of the file's own that hold zeroes where they held nothing
+        /// ([`MapKind::Mapped`](crate::iomap::MapKind::Mapped)): zeroed, and the zeroes durable,
+        /// before a mapping of the file shows them. Over shared blocks it gets new ones with
+        /// [`FsFlags::SHARED`](crate::iomap::FsFlags::SHARED) and the old as the source; they become
+        /// the file's in `end`, as far as the operation got. [`FsFlags::DIRTY`] says that the data
+        /// could not be found after a crash, now or when a change under way ends (rule S4).
+        ///
+        /// [`FsFlags::DIRTY`]: crate::iomap::FsFlags::DIRTY
+        const DAX = 1 << 7;
     }
 }
 
@@ -109,6 +119,12 @@ impl MapRequest {
     #[must_use]
     pub const fn nowait(&self) -> bool {
         self.flags.contains(MapFlags::NOWAIT)
+    }
+
+    /// Whether the bytes are used in place.
+    #[must_use]
+    pub const fn is_dax(&self) -> bool {
+        self.flags.contains(MapFlags::DAX)
     }
 
     /// Whether direct I/O asks.

@@ -66,6 +66,16 @@ counters! {
     direct_read_bytes,
     /// Bytes written by direct I/O.
     direct_write_bytes,
+    /// Bytes read by calls from DAX files.
+    dax_read_bytes,
+    /// Bytes written by calls to DAX files.
+    dax_write_bytes,
+    /// Faults of memory mappings of DAX files.
+    dax_faults,
+    /// Those of them that had to make metadata durable first.
+    dax_sync_faults,
+    /// Times a move of blocks had to wait for a pinned page.
+    pin_waits,
     /// Direct writes that fell back to buffered ones.
     direct_fallbacks,
     /// Times the cache could not be invalidated for a direct write.

@@ -7,6 +7,7 @@
 //!
 //! The caller holds the inode lock and the invalidate lock exclusively.
 
+use crate::dax_io;
 use crate::error::Result;
 use crate::flusher;
 use crate::folio_write::{CHUNK_MAX, Change, Changed, How, change_folio};
@@ -16,13 +17,17 @@ use crate::ops::{FolioOps, Intent, MapFlags};
 use crate::units::FileRange;
 use crate::user::SliceSource;
 
-/// Reads and dirties every shared, written block of `range` inside the file.
+/// Reads and dirties every shared, written block of `range` inside the file; a DAX file has its
+/// copies when this returns.
 ///
 /// # Errors
 ///
 /// What the backend's hooks, the device or the memory budget answer; part of the range may be
 /// dirty then.
 pub fn unshare_range<B: FolioOps + ?Sized>(backend: &B, range: FileRange) -> Result<()> {
+    if backend.inode().dax().is_some() {
+        return dax_io::unshare_range(backend, range);
+    }
     let range = range.intersect(backend.inode().bytes());
     for_each_mapping(backend, range, Intent::Unshare, MapFlags::empty(), |step| {
         unshare_mapping(backend, step)

@@ -10,6 +10,7 @@
 //! The caller holds the inode lock exclusively, and the invalidate lock exclusively as well when
 //! the zeroing belongs to a truncate or punch. No transaction is open.
 
+use crate::dax_io;
 use crate::error::Result;
 use crate::flusher;
 use crate::folio_write::{CHUNK_MAX, Change, Changed, How, change_folio};
@@ -28,6 +29,9 @@ use crate::user::SliceSource;
 /// then.
 pub fn zero_range<B: FolioOps + ?Sized>(backend: &B, range: FileRange) -> Result<bool> {
     let inode = backend.inode();
+    if inode.dax().is_some() {
+        return dax_io::zero_range(backend, range);
+    }
     let end = inode.size().round_up(inode.block_bits());
     let range = range.intersect(FileRange::between(FilePos::ZERO, end));
     let mut zeroed = false;

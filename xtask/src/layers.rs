@@ -18,7 +18,7 @@ const LEVELS: &[(&str, &[&str])] = &[
     ),
     ("layer 1, devices", &["device"]),
     // One level: a pool owns the index nodes, and a folio leads back to the index it is in.
-    ("layer 1, memory", &["folio", "page_cache", "mmap"]),
+    ("layer 1, memory", &["folio", "page_cache", "mmap", "dax"]),
     // One level: an inode knows who writes it in the background.
     ("layer 1, inode and flusher", &["inode", "flusher"]),
     ("layer 2, contract and iterator", &["user", "ops", "iter"]),
@@ -37,7 +37,7 @@ const LEVELS: &[(&str, &[&str])] = &[
             "ioend",
             "fsync",
             "direct",
-            "dax",
+            "dax_io",
             "seek",
             "fiemap",
             "swapfile",

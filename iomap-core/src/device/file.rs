@@ -14,7 +14,7 @@
 //!   failed, all later ones fail too (see `Handle::flush`): what was written before may be gone.
 
 use std::fmt;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -98,6 +98,13 @@ impl FileDevice {
     #[must_use]
     pub fn is_read_only(&self) -> bool {
         self.handle.read_only
+    }
+}
+
+impl AsFd for FileDevice {
+    /// The file. What is done to it there, the device does not see.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.handle.fd()
     }
 }
 

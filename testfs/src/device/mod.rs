@@ -22,6 +22,7 @@
 pub mod counting;
 pub mod deferred;
 pub mod faulty;
+pub mod pmem;
 pub mod recording;
 pub mod replay;
 pub mod slow;
@@ -29,6 +30,7 @@ pub mod slow;
 pub use counting::{CountingDevice, Traffic};
 pub use deferred::{DeferredDevice, Held};
 pub use faulty::{Counts, Effect, Fault, FaultyDevice, When};
+pub use pmem::PmemDevice;
 pub use recording::RecordingDevice;
 pub use replay::{Fate, Recording, SECTOR};
 pub use slow::{Latency, SlowDevice};

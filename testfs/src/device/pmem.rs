@@ -1,0 +1,289 @@
+//! Simulated persistent memory: stores are in the caches of the processor until somebody flushes
+//! them.
+//!
+//! Owns [`PmemDevice`] and what a power cut leaves of it. Its fault model beside the one of the block
+//! devices ([`device`](super)):
+//!
+//! - Eight bytes at an aligned address are stored whole or not at all; of a longer store any part
+//!   may have arrived.
+//! - A store is durable once its bytes were persisted, or were written by a request and the device
+//!   was flushed after that. Until then it may have arrived: caches write back when they like.
+//! - The medium may lose pages: they can neither be loaded nor stored to.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+use fastrand::Rng;
+use iomap_core::dax::{DaxDevice, DaxMemory};
+use iomap_core::device::bio::{self, Bio, BioOp, Segment};
+use iomap_core::device::parking::Parking;
+use iomap_core::device::{BlockDevice, Limits};
+use iomap_core::error::{DeviceError, DeviceOp, Errno};
+use iomap_core::units::{DevAddr, PAGE_SIZE};
+use parking_lot::Mutex;
+
+/// Bytes of a cache line: what is persisted at a time.
+pub const LINE: usize = 64;
+/// Bytes that are stored whole or not at all.
+const WORD: usize = 8;
+
+/// Called before bytes are persisted, with their place.
+pub type OnPersist = Arc<dyn Fn(DevAddr, u64) + Send + Sync>;
+
+/// Persistent memory, simulated.
+pub struct PmemDevice {
+    memory: DaxMemory,
+    file: File,
+    limits: Limits,
+    parking: Parking,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// What a power cut leaves for certain.
+    durable: Vec<u8>,
+    /// Written by requests since the last flush: start and length.
+    written: Vec<(u64, u64)>,
+    /// Pages the medium has lost.
+    lost_pages: BTreeSet<u64>,
+    persist_error: Option<Errno>,
+    on_persist: Option<OnPersist>,
+}
+
+impl PmemDevice {
+    /// A device of `size` zero bytes, a multiple of the page size.
+    ///
+    /// # Errors
+    ///
+    /// The machine has no memory for it.
+    pub fn new(size: u64) -> Result<Arc<Self>, Errno> {
+        let fd = rustix::fs::memfd_create("pmem", rustix::fs::MemfdFlags::CLOEXEC)?;
+        rustix::fs::ftruncate(&fd, size)?;
+        let memory = DaxMemory::map(fd.as_fd(), size, true)?;
+        Ok(Arc::new(Self {
+            memory,
+            file: File::from(fd),
+            limits: Limits {
+                fua: true,
+                volatile_cache: true,
+                write_zeroes: true,
+                ..Limits::PLAIN
+            },
+            parking: Parking::new(),
+            state: Mutex::new(State {
+                durable: vec![0; size as usize],
+                ..State::default()
+            }),
+        }))
+    }
+
+    /// A device that holds `image`, all of it durable.
+    ///
+    /// # Errors
+    ///
+    /// As [`PmemDevice::new`].
+    pub fn from_image(image: &[u8]) -> Result<Arc<Self>, Errno> {
+        let device = Self::new(image.len() as u64)?;
+        device.memory.write(DevAddr::new(0), image)?;
+        device.state.lock().durable.copy_from_slice(image);
+        Ok(device)
+    }
+
+    /// What the processor sees.
+    #[must_use]
+    pub fn image(&self) -> Vec<u8> {
+        let mut image = vec![0; self.memory.len() as usize];
+        // Cannot fail: as many bytes as there are.
+        let read = self.memory.read(DevAddr::new(0), &mut image);
+        debug_assert_eq!(read, Ok(()));
+        image
+    }
+
+    /// What a power cut leaves if the caches had written nothing back by themselves.
+    #[must_use]
+    pub fn durable_image(&self) -> Vec<u8> {
+        self.state.lock().durable.clone()
+    }
+
+    /// What a power cut may leave: of what is not durable any part has arrived.
+    #[must_use]
+    pub fn crash_image(&self, rng: &mut Rng) -> Vec<u8> {
+        let seen = self.image();
+        let mut left = self.durable_image();
+        for (old, new) in left.chunks_mut(WORD).zip(seen.chunks(WORD)) {
+            if old != new && rng.bool() {
+                old.copy_from_slice(new);
+            }
+        }
+        left
+    }
+
+    /// Calls `f` before bytes are persisted from now on; nothing is locked meanwhile.
+    pub fn on_persist(&self, f: Option<OnPersist>) {
+        self.state.lock().on_persist = f;
+    }
+
+    /// Makes persisting and flushing fail from now on, or work again.
+    pub fn fail_persist(&self, errno: Option<Errno>) {
+        self.state.lock().persist_error = errno;
+    }
+
+    /// Loses the page at `addr`.
+    pub fn lose_page(&self, addr: DevAddr) {
+        let page = addr.bytes() / PAGE_SIZE as u64;
+        self.state.lock().lost_pages.insert(page);
+    }
+
+    fn make_durable(&self, addr: u64, len: u64) -> Result<(), Errno> {
+        let hook = self.state.lock().on_persist.clone();
+        if let Some(hook) = hook {
+            hook(DevAddr::new(addr), len);
+        }
+        let mut state = self.state.lock();
+        if let Some(errno) = state.persist_error {
+            return Err(errno);
+        }
+        let start = addr as usize / LINE * LINE;
+        let end = ((addr + len) as usize).next_multiple_of(LINE);
+        let end = end.min(state.durable.len());
+        self.memory
+            .read(DevAddr::new(start as u64), &mut state.durable[start..end])
+    }
+
+    fn run(&self, op: BioOp, addr: DevAddr, len: u64, segments: &[Segment]) -> Result<(), Errno> {
+        bio::admit(&self.limits, self.memory.len(), op, addr, len, segments)?;
+        match op {
+            BioOp::Read => return self.memory.read_segments(addr, segments),
+            BioOp::Write { .. } => self.memory.write_segments(addr, segments)?,
+            BioOp::WriteZeroes => self.memory.zero(addr, len)?,
+            BioOp::Discard => return Err(Errno::OPNOTSUPP),
+            BioOp::Flush => {
+                let written = std::mem::take(&mut self.state.lock().written);
+                for (addr, len) in written {
+                    self.make_durable(addr, len)?;
+                }
+                return Ok(());
+            }
+        }
+        if matches!(op, BioOp::Write { fua: true, .. }) {
+            return self.make_durable(addr.bytes(), len);
+        }
+        self.state.lock().written.push((addr.bytes(), len));
+        Ok(())
+    }
+}
+
+impl DaxDevice for PmemDevice {
+    fn memory(&self) -> &DaxMemory {
+        &self.memory
+    }
+
+    fn persist(&self, addr: DevAddr, len: u64) -> Result<(), DeviceError> {
+        self.make_durable(addr.bytes(), len)
+            .map_err(|errno| DeviceError::new(DeviceOp::Flush, addr, len, errno))
+    }
+
+    fn persists_cheaply(&self) -> bool {
+        false
+    }
+
+    fn backing(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.file.as_fd())
+    }
+
+    fn usable(&self, addr: DevAddr, len: u64) -> Result<u64, DeviceError> {
+        let page = addr.bytes() / PAGE_SIZE as u64;
+        let state = self.state.lock();
+        let Some(&lost) = state.lost_pages.range(page..).next() else {
+            return Ok(len);
+        };
+        if lost == page && len > 0 {
+            return Err(DeviceError::new(DeviceOp::Read, addr, len, Errno::IO));
+        }
+        Ok(len.min(lost * PAGE_SIZE as u64 - addr.bytes()))
+    }
+}
+
+impl BlockDevice for PmemDevice {
+    fn size(&self) -> u64 {
+        self.memory.len()
+    }
+
+    fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    fn submit(&self, bio: Bio) {
+        let result = self.run(bio.op, bio.addr, bio.len, &bio.segments);
+        bio.complete(result);
+        self.parking.notify();
+    }
+
+    fn poll(&self) {}
+
+    fn wait(&self, done: &mut dyn FnMut() -> bool) {
+        self.parking.wait(done);
+    }
+
+    fn wake(&self) {
+        self.parking.notify();
+    }
+
+    fn in_flight(&self) -> usize {
+        0
+    }
+}
+
+impl fmt::Debug for PmemDevice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PmemDevice")
+            .field("memory", &self.memory)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_is_durable_when_its_lines_are_persisted_and_may_be_before() {
+        let device = PmemDevice::new(8192).unwrap();
+        device.store(DevAddr::new(60), &[7; 8]).unwrap();
+        assert_eq!(device.durable_image()[60..68], [0; 8]);
+        let seen: BTreeSet<_> = (0..64)
+            .map(|seed| device.crash_image(&mut Rng::with_seed(seed))[60..68].to_vec())
+            .collect();
+        assert_eq!(seen.len(), 4, "each of the two words arrives or does not");
+        device.persist(DevAddr::new(60), 1).unwrap();
+        assert_eq!(device.durable_image()[60..68], [7, 7, 7, 7, 0, 0, 0, 0]);
+        device.persist(DevAddr::new(64), 1).unwrap();
+        assert_eq!(device.durable_image()[60..68], [7; 8]);
+    }
+
+    #[test]
+    fn a_flush_makes_requests_durable_and_not_stores() {
+        let device = PmemDevice::new(8192).unwrap();
+        device.write_at(DevAddr::new(512), &[1; 512]).unwrap();
+        device.store(DevAddr::new(4096), &[2]).unwrap();
+        assert_eq!(device.durable_image(), [0; 8192]);
+        device.flush().unwrap();
+        let durable = device.durable_image();
+        assert_eq!((durable[512], durable[1023], durable[4096]), (1, 1, 0));
+    }
+
+    #[test]
+    fn a_lost_page_can_be_read_up_to() {
+        let device = PmemDevice::new(16384).unwrap();
+        device.lose_page(DevAddr::new(8192));
+        assert_eq!(device.usable(DevAddr::new(100), 16000).unwrap(), 8092);
+        let error = device.load(DevAddr::new(9000), &mut [0; 4]).unwrap_err();
+        assert_eq!(error.errno, Errno::IO);
+        assert_eq!(device.usable(DevAddr::new(12288), 4096).unwrap(), 4096);
+    }
+}
