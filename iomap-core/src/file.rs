@@ -85,6 +85,7 @@ impl<B: DirectOps> File<B> {
         self.flags
     }
 
+    #[inline]
     fn inode(&self) -> &Inode {
         self.backend.inode()
     }
@@ -126,6 +127,7 @@ impl<B: DirectOps> File<B> {
 
     /// Whether an I/O with these flags goes around the cache. A DAX file has none.
     #[must_use]
+    #[inline]
     pub fn is_direct(&self, flags: IoFlags) -> bool {
         if self.is_dax() {
             return false;
@@ -145,6 +147,7 @@ impl<B: DirectOps> File<B> {
         start_fill(&*self.backend, range, self.read_options(flags))
     }
 
+    #[inline]
     fn read_options(&self, flags: IoFlags) -> ReadOptions<'_> {
         ReadOptions {
             nowait: flags.contains(IoFlags::NOWAIT),
@@ -174,6 +177,7 @@ impl<B: DirectOps> File<B> {
         }
     }
 
+    #[inline]
     fn read_buffered(&self, pos: FilePos, to: &mut [u8], flags: IoFlags) -> Result<usize> {
         buffered_read(&*self.backend, pos, to, self.read_options(flags))
     }
@@ -313,11 +317,13 @@ impl<B: DirectOps> File<B> {
 
     /// Whether a write with these flags goes to the end of the file.
     #[must_use]
+    #[inline]
     pub fn appends(&self, flags: IoFlags) -> bool {
         flags.contains(IoFlags::APPEND) || self.flags.contains(OpenFlags::APPEND)
     }
 
     /// A buffered write under the exclusive lock.
+    #[inline]
     fn write_buffered(&self, pos: FilePos, from: &[u8], flags: IoFlags) -> Result<FileRange> {
         let nowait = flags.contains(IoFlags::NOWAIT);
         let guard = self.lock_exclusive(nowait)?;
@@ -326,6 +332,7 @@ impl<B: DirectOps> File<B> {
     }
 
     /// Where a write goes. Holding the inode lock exclusively when it may be the end.
+    #[inline]
     fn position(&self, pos: FilePos, flags: IoFlags) -> FilePos {
         if self.appends(flags) {
             self.inode().size()
@@ -342,6 +349,7 @@ impl<B: DirectOps> File<B> {
         }
     }
 
+    #[inline]
     fn lock_exclusive(&self, nowait: bool) -> Result<ExclusiveGuard<'_>> {
         if nowait {
             self.inode().try_lock_exclusive().ok_or(FsError::WouldBlock)
@@ -352,6 +360,7 @@ impl<B: DirectOps> File<B> {
 
     /// Bytes into the cache, or into the file itself where it has none: direct I/O in flight is waited for first (rule B62), and what lies
     /// between the old end and `pos` is made zero.
+    #[inline]
     fn write_cached(
         &self,
         guard: &ExclusiveGuard<'_>,
@@ -388,6 +397,7 @@ impl<B: DirectOps> File<B> {
     }
 
     /// What the flags of a write promise about its bytes. No locks held.
+    #[inline]
     fn settle(&self, written: FileRange, flags: IoFlags) -> Result<()> {
         match self.durable(flags) {
             Durable::No if flags.contains(IoFlags::DONTCACHE) && !self.is_dax() => {
@@ -405,6 +415,7 @@ impl<B: DirectOps> File<B> {
         self.durable(flags) != Durable::No
     }
 
+    #[inline]
     fn durable(&self, flags: IoFlags) -> Durable {
         if flags.contains(IoFlags::SYNC) || self.flags.contains(OpenFlags::SYNC) {
             Durable::All

@@ -35,6 +35,7 @@ pub(crate) enum Change<'a, S: UserSource> {
 }
 
 impl<S: UserSource> Change<'_, S> {
+    #[inline]
     const fn op(&self) -> FolioOp {
         match self {
             Self::Copy(_) => FolioOp::Write,
@@ -44,6 +45,7 @@ impl<S: UserSource> Change<'_, S> {
     }
 
     /// Whether every touched block is read first, even one that is wholly covered.
+    #[inline]
     const fn keeps_content(&self) -> bool {
         matches!(self, Self::Keep)
     }
@@ -75,6 +77,7 @@ pub(crate) enum Changed {
 const AGAIN_MAX: u32 = 4096;
 
 /// Changes as much of `range` as lies in the folio at its start. `range` lies in the mapping.
+#[inline]
 pub(crate) fn change_folio<B: FolioOps + ?Sized, S: UserSource>(
     backend: &B,
     range: FileRange,
@@ -95,6 +98,7 @@ pub(crate) fn change_folio<B: FolioOps + ?Sized, S: UserSource>(
 }
 
 /// Passes the four points once. `None`: the backend put the folio off.
+#[inline]
 fn pass_points<B: FolioOps + ?Sized, S: UserSource>(
     backend: &B,
     range: FileRange,
@@ -119,6 +123,7 @@ fn pass_points<B: FolioOps + ?Sized, S: UserSource>(
 }
 
 /// From the folio lock to its unlock.
+#[inline]
 fn locked_part<B: FolioOps + ?Sized, S: UserSource>(
     backend: &B,
     guard: &mut B::Guard,
@@ -152,12 +157,14 @@ fn locked_part<B: FolioOps + ?Sized, S: UserSource>(
 }
 
 /// The order of the folio a write of this length is happy with.
+#[inline]
 fn order_of(range: FileRange) -> u32 {
     let pages = range.pages();
     pages.1.since(pages.0).max(1).ilog2()
 }
 
 /// `write_begin`, the change, `write_end`, and the size, for one locked folio.
+#[inline]
 fn change_locked<S: UserSource>(
     inode: &Inode,
     folio: &mut LockedFolio,
@@ -216,6 +223,7 @@ fn change_locked<S: UserSource>(
 }
 
 /// The bytes of `range` as offsets into the folio.
+#[inline]
 fn offsets(folio: &LockedFolio, range: FileRange) -> Range<usize> {
     // A folio is at most 2 MiB: the differences fit.
     let start = range.start().since(folio.range().start()) as usize;

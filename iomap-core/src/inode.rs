@@ -119,18 +119,21 @@ impl Inode {
 
     /// The block size.
     #[must_use]
+    #[inline]
     pub const fn block_bits(&self) -> BlockBits {
         self.block_bits
     }
 
     /// The size in memory.
     #[must_use]
+    #[inline]
     pub fn size(&self) -> FilePos {
         FilePos::saturating(self.size.load(Ordering::Acquire))
     }
 
     /// The bytes below the size.
     #[must_use]
+    #[inline]
     pub fn bytes(&self) -> FileRange {
         FileRange::between(FilePos::ZERO, self.size())
     }
@@ -138,6 +141,7 @@ impl Inode {
     /// Moves the size. The inode lock is held exclusively; a growing buffered write holds the lock
     /// of the folio with the last new byte as well (rule F6). A completing direct write that grows
     /// the file calls it while its submitter holds the inode lock.
+    #[inline]
     pub fn set_size(&self, size: FilePos) {
         self.size.store(size.bytes(), Ordering::Release);
     }
@@ -171,11 +175,13 @@ impl Inode {
     }
 
     /// Takes the inode lock shared.
+    #[inline]
     pub fn lock_shared(&self) -> SharedGuard<'_> {
         self.lock.read()
     }
 
     /// Takes the inode lock exclusively.
+    #[inline]
     pub fn lock_exclusive(&self) -> ExclusiveGuard<'_> {
         self.lock.write()
     }
@@ -193,42 +199,49 @@ impl Inode {
     /// The invalidate lock: shared while folios are filled from the device, exclusive while a
     /// range of the file loses its blocks or its place.
     #[must_use]
+    #[inline]
     pub const fn invalidate_lock(&self) -> &RwLock<()> {
         &self.invalidate
     }
 
     /// The direct I/O in flight.
     #[must_use]
+    #[inline]
     pub const fn direct(&self) -> &InFlight {
         &self.direct
     }
 
     /// Waits until no direct I/O is in flight. New ones cannot start: they need the inode lock,
     /// which `_evidence` shows to be held exclusively (rules O6, B62).
+    #[inline]
     pub fn wait_for_direct(&self, _evidence: &ExclusiveGuard<'_>) {
         self.direct.wait_idle(&*self.device);
     }
 
     /// Whether a folio under writeback must be waited for before it is changed.
     #[must_use]
+    #[inline]
     pub const fn needs_stable_writes(&self) -> bool {
         self.stable_writes
     }
 
     /// The page cache.
     #[must_use]
+    #[inline]
     pub const fn cache(&self) -> &PageCache {
         &self.cache
     }
 
     /// The device.
     #[must_use]
+    #[inline]
     pub const fn device(&self) -> &Arc<dyn BlockDevice> {
         &self.device
     }
 
     /// The counters.
     #[must_use]
+    #[inline]
     pub const fn counters(&self) -> &Arc<Counters> {
         &self.counters
     }
@@ -263,6 +276,7 @@ impl Inode {
     /// Who writes the inode in the background; `None` before
     /// [`writeback::attach`](crate::writeback::attach).
     #[must_use]
+    #[inline]
     pub fn attached(&self) -> Option<&Attached> {
         self.attached.get()
     }

@@ -31,6 +31,7 @@ pub struct Step<'a> {
 impl Step<'_> {
     /// Where bytes go, or come from.
     #[must_use]
+    #[inline]
     pub const fn iomap(&self) -> &Iomap {
         self.iomap
     }
@@ -38,12 +39,14 @@ impl Step<'_> {
     /// Where the current content of partly written blocks is: the copy-on-write source, or
     /// [`Step::iomap`].
     #[must_use]
+    #[inline]
     pub const fn source(&self) -> &Iomap {
         self.source
     }
 
     /// What is left of the request inside this mapping.
     #[must_use]
+    #[inline]
     pub const fn rest(&self) -> FileRange {
         self.range.skip(self.done)
     }
@@ -53,6 +56,7 @@ impl Step<'_> {
     /// # Errors
     ///
     /// [`ProtocolError::Overrun`] if the mapping has fewer left; nothing is counted.
+    #[inline]
     pub fn advance(&mut self, n: u64) -> Result<()> {
         let left = self.rest().len();
         if n > left {
@@ -67,11 +71,13 @@ impl Step<'_> {
     }
 
     /// Says that the file grew in this step.
+    #[inline]
     pub fn set_size_changed(&mut self) {
         self.core |= CoreFlags::SIZE_CHANGED;
     }
 
     /// Says that the mapping is not valid any more: what is left is mapped again.
+    #[inline]
     pub fn set_stale(&mut self) {
         self.core |= CoreFlags::STALE;
     }
@@ -101,11 +107,13 @@ impl Outcome {
     /// # Errors
     ///
     /// The error that stopped the operation before the first byte.
+    #[inline]
     pub fn bytes_or_error(self) -> Result<u64> {
-        match self.result {
-            Err(error) if self.done == 0 => Err(plain(error)),
-            _ => Ok(self.done),
+        if self.done > 0 {
+            return Ok(self.done);
         }
+        self.all_or_error()?;
+        Ok(0)
     }
 
     /// The error, whatever was done before.
@@ -113,6 +121,7 @@ impl Outcome {
     /// # Errors
     ///
     /// The error that stopped the operation.
+    #[inline]
     pub fn all_or_error(self) -> Result<()> {
         self.result.map_err(plain)
     }
@@ -136,6 +145,7 @@ fn plain(error: MapError) -> FsError {
 ///   progress.
 /// - The loop ends when the range is exhausted, when a mapping brought no progress and was not
 ///   stale, or when the body says stop.
+#[inline]
 pub fn for_each_mapping<B: MapOps + ?Sized>(
     backend: &B,
     range: FileRange,
@@ -201,6 +211,7 @@ struct StepEnd {
 }
 
 /// `begin`, the body, `end`: the body of the loop. An error of `begin` is the outer one.
+#[inline]
 fn one_mapping<B: MapOps + ?Sized>(
     backend: &B,
     req: &MapRequest,
@@ -238,20 +249,19 @@ fn one_mapping<B: MapOps + ?Sized>(
         core,
     };
     let ended = backend.end(mapped.lease, &finished);
-    let result = match ended {
-        Err(error) if done == 0 && result.is_ok() => Err(error),
-        _ => result,
-    };
-    Ok((
-        StepEnd {
-            done,
-            stale: core.contains(CoreFlags::STALE),
-        },
-        result,
-    ))
+    let stale = core.contains(CoreFlags::STALE);
+    let step = StepEnd { done, stale };
+    if done == 0
+        && result.is_ok()
+        && let Err(error) = ended
+    {
+        return Ok((step, Err(error)));
+    }
+    Ok((step, result))
 }
 
 /// Checks an answer where it enters, and returns the part of the request it covers.
+#[inline]
 fn check_answer<L>(req: &MapRequest, mapped: &Mapped<L>) -> Result<FileRange, ProtocolError> {
     let asked = req.range.start();
     for iomap in std::iter::once(&mapped.iomap).chain(&mapped.source) {

@@ -127,6 +127,7 @@ enum Cached {
 }
 
 /// Copies what one folio holds of `range`. No lock, no allocation, no system call.
+#[inline]
 fn read_cached(inode: &Inode, range: FileRange, to: &mut [u8], options: ReadOptions<'_>) -> Cached {
     let index = range.start().page();
     let Some(folio) = inode.cache().find(index) else {
@@ -150,6 +151,7 @@ fn read_cached(inode: &Inode, range: FileRange, to: &mut [u8], options: ReadOpti
 ///
 /// The size is read after the folio was seen to be up to date: whoever sees the larger size sees
 /// the bytes.
+#[inline]
 fn copy(
     inode: &Inode,
     folio: &FolioRef,

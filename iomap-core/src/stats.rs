@@ -120,11 +120,13 @@ impl Counters {
     }
 
     /// Counts one event.
+    #[inline]
     pub fn count(&self, event: Event) {
         self.add(event, 1);
     }
 
     /// Counts `n` events, or bytes.
+    #[inline]
     pub fn add(&self, event: Event, n: u64) {
         let slot = slot::current();
         let counter = &self.shards[slot].0[event as usize];
@@ -196,6 +198,7 @@ mod slot {
     }
 
     /// The shard of this thread; the shared one while the thread ends.
+    #[inline]
     pub(super) fn current() -> usize {
         SLOT.try_with(|slot| slot.0).unwrap_or(THREADS)
     }

@@ -32,26 +32,31 @@ pub struct SliceSource<'a>(&'a [u8]);
 impl<'a> SliceSource<'a> {
     /// The bytes of `bytes`.
     #[must_use]
+    #[inline]
     pub const fn new(bytes: &'a [u8]) -> Self {
         Self(bytes)
     }
 }
 
 impl UserSource for SliceSource<'_> {
+    #[inline]
     fn remaining(&self) -> usize {
         self.0.len()
     }
 
+    #[inline]
     fn fault_in(&mut self, len: usize) -> usize {
         len.min(self.0.len())
     }
 
+    #[inline]
     fn copy_to(&mut self, folio: &mut LockedFolio, offset: usize, len: usize) -> usize {
         let len = len.min(self.0.len());
         folio.copy_in(offset, &self.0[..len]);
         len
     }
 
+    #[inline]
     fn consume(&mut self, n: usize) {
         self.0 = &self.0[n.min(self.0.len())..];
     }

@@ -89,17 +89,20 @@ struct Write<'a, B: FolioOps + ?Sized, S> {
 
 impl<B: FolioOps + ?Sized, S: UserSource> Write<'_, B, S> {
     /// The body for one mapping.
+    #[inline]
     fn mapping(&mut self, step: &mut Step<'_>) -> Result<Flow> {
-        let flow = self.folios(step);
+        let result = self.folios(step);
         let reserved = matches!(step.iomap().kind, MapKind::Delalloc);
         if reserved && step.iomap().flags.contains(FsFlags::NEW) && !step.rest().is_empty() {
             self.leftovers.push((step.rest(), step.iomap().clone()));
         }
-        flow
+        result?;
+        Ok(Flow::Continue)
     }
 
     /// Folio by folio, until the mapping is used up, stale, or nothing moves.
-    fn folios(&mut self, step: &mut Step<'_>) -> Result<Flow> {
+    #[inline]
+    fn folios(&mut self, step: &mut Step<'_>) -> Result<()> {
         let inode = self.backend.inode();
         let mut chunk_max = CHUNK_MAX;
         while !step.rest().is_empty() {
@@ -120,7 +123,7 @@ impl<B: FolioOps + ?Sized, S: UserSource> Write<'_, B, S> {
             let changed = change_folio(self.backend, range, &how, &mut Change::Copy(self.source))?;
             let Changed::Bytes { done, grew } = changed else {
                 step.set_stale();
-                return Ok(Flow::Continue);
+                return Ok(());
             };
             if done == 0 {
                 // The memory went away between faulting in and copying: try with less, down to
@@ -140,6 +143,6 @@ impl<B: FolioOps + ?Sized, S: UserSource> Write<'_, B, S> {
                 resize::isize_extended(inode, old_size, range.start());
             }
         }
-        Ok(Flow::Continue)
+        Ok(())
     }
 }

@@ -227,11 +227,13 @@ impl fmt::Debug for Flusher {
 
 impl Shared {
     /// Pages above the background limit.
+    #[inline]
     fn excess(&self) -> u64 {
         self.pool.nr_dirty().saturating_sub(self.background)
     }
 
     /// Pages above the hard limit.
+    #[inline]
     fn over_limit(&self) -> u64 {
         (self.pool.nr_dirty() + self.pool.nr_writeback()).saturating_sub(self.limit)
     }

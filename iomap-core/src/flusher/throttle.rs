@@ -30,6 +30,7 @@ const PAUSES_MAX: u32 = 10;
 /// With the rank checker on, if a folio lock or a transaction is held.
 ///
 /// [`writeback::attach`]: crate::writeback::attach
+#[inline]
 pub fn balance_dirty_pages(inode: &Inode, nowait: bool) -> Result<()> {
     rank::assert_none_from(Rank::TransactionBeforeFolio, "dirty throttling");
     let Some(attached) = inode.attached() else {
@@ -39,6 +40,11 @@ pub fn balance_dirty_pages(inode: &Inode, nowait: bool) -> Result<()> {
     if flusher.shared.excess() == 0 {
         return Ok(());
     }
+    above_background(inode, flusher, nowait)
+}
+
+#[cold]
+fn above_background(inode: &Inode, flusher: &Flusher, nowait: bool) -> Result<()> {
     flusher.wake();
     if flusher.shared.over_limit() == 0 {
         return Ok(());

@@ -82,6 +82,7 @@ impl Data {
     }
 
     /// The bytes of `pages` pages from `page` on.
+    #[inline]
     pub(super) fn bytes(&self, page: u32, pages: u32) -> SharedBytes {
         debug_assert!(page.checked_add(pages).is_some_and(|end| end <= self.pages));
         // SAFETY: inside the mapping (the allocator hands out no other pages), which is never

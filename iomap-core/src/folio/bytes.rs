@@ -19,6 +19,7 @@ use crate::device::Segment;
 ///
 /// `src..src + len` is readable and not written meanwhile; `dst..dst + len` is mapped writable and
 /// no Rust reference to it is in use; the two do not overlap.
+#[inline]
 pub unsafe fn copy_to_shared(dst: *mut u8, src: *const u8, len: usize) {
     // SAFETY: the caller's contract is the one of `copy`.
     unsafe { imp::copy(dst, src, len) }
@@ -31,6 +32,7 @@ pub unsafe fn copy_to_shared(dst: *mut u8, src: *const u8, len: usize) {
 ///
 /// `src..src + len` is mapped readable and no exclusive Rust reference to it is in use;
 /// `dst..dst + len` is writable and used by nobody else; the two do not overlap.
+#[inline]
 pub unsafe fn copy_from_shared(dst: *mut u8, src: *const u8, len: usize) {
     // SAFETY: the caller's contract is the one of `copy`.
     unsafe { imp::copy(dst, src, len) }
@@ -53,6 +55,7 @@ mod imp {
     /// # Safety
     ///
     /// `src..src + len` readable, `dst..dst + len` writable, no overlap.
+    #[inline]
     pub(super) unsafe fn copy(dst: *mut u8, src: *const u8, len: usize) {
         // SAFETY: the caller vouches for the memory; the ABI keeps the direction flag clear; the
         // instruction changes the three registers named and memory, nothing else.
@@ -92,6 +95,7 @@ mod imp {
     /// # Safety
     ///
     /// `src..src + len` readable, `dst..dst + len` writable, no overlap.
+    #[inline]
     pub(super) unsafe fn copy(dst: *mut u8, src: *const u8, len: usize) {
         for at in 0..len {
             // SAFETY: `at < len`, so both addresses lie in the memory the caller vouches for. Every
@@ -134,10 +138,12 @@ impl SharedBytes {
     ///
     /// The memory is mapped readable and writable until the process ends, and no Rust reference to
     /// it is ever made.
+    #[inline]
     pub(super) const unsafe fn new(ptr: NonNull<u8>, len: usize) -> Self {
         Self { ptr, len }
     }
 
+    #[inline]
     fn at(&self, offset: usize, len: usize) -> *mut u8 {
         assert!(
             offset.checked_add(len).is_some_and(|end| end <= self.len),
@@ -155,6 +161,7 @@ impl SharedBytes {
     }
 
     /// Copies `src` to `offset`. Panics if it does not fit.
+    #[inline]
     pub(super) fn write(&self, offset: usize, src: &[u8]) {
         let dst = self.at(offset, src.len());
         // SAFETY: `dst` is checked above and mapped by the contract of `new`; `src` is a reference,
@@ -163,6 +170,7 @@ impl SharedBytes {
     }
 
     /// Fills `dst` from `offset` on. Panics if there are not as many bytes.
+    #[inline]
     pub(super) fn read(&self, offset: usize, dst: &mut [u8]) {
         let src = self.at(offset, dst.len());
         // SAFETY: as for `write`.
@@ -170,6 +178,7 @@ impl SharedBytes {
     }
 
     /// Copies `len` bytes at `from` of `other` to `offset` here. The two runs are different folios.
+    #[inline]
     pub(super) fn copy(&self, offset: usize, other: &Self, from: usize, len: usize) {
         let (dst, src) = (self.at(offset, len), other.at(from, len));
         assert!(

@@ -24,11 +24,13 @@ pub struct FolioRef {
 
 impl FolioRef {
     /// A reference that the caller has counted already.
+    #[inline]
     pub(super) fn from_counted(pool: &'static Pool, id: u32) -> Self {
         Self { pool, id }
     }
 
     /// Takes a reference to folio `id` if it holds page `index` of the cache `cache`.
+    #[inline]
     pub(crate) fn try_get(pool: &'static Pool, id: u32, cache: u64, index: u64) -> Option<Self> {
         let meta = pool.folio(id);
         if !meta.header.try_get() {
@@ -39,36 +41,43 @@ impl FolioRef {
         meta.is_at(cache, index).then_some(folio)
     }
 
+    #[inline]
     pub(crate) fn meta(&self) -> &'static Folio {
         self.pool.folio(self.id)
     }
 
+    #[inline]
     pub(crate) fn pool(&self) -> &'static Pool {
         self.pool
     }
 
+    #[inline]
     pub(crate) fn id(&self) -> u32 {
         self.id
     }
 
+    #[inline]
     pub(super) fn bytes(&self) -> SharedBytes {
         self.pool.data().bytes(self.meta().pfn(), 1 << self.order())
     }
 
     /// The first page of the file it holds. Only means something while it is in a page cache.
     #[must_use]
+    #[inline]
     pub fn index(&self) -> PageIndex {
         PageIndex::new(self.meta().index())
     }
 
     /// log2 of the pages.
     #[must_use]
+    #[inline]
     pub fn order(&self) -> u32 {
         self.meta().order()
     }
 
     /// Pages.
     #[must_use]
+    #[inline]
     pub fn pages(&self) -> u64 {
         1 << self.order()
     }
@@ -76,22 +85,26 @@ impl FolioRef {
     /// Bytes.
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "a folio is never empty")]
+    #[inline]
     pub fn len(&self) -> usize {
         PAGE_SIZE << self.order()
     }
 
     /// The bytes of the file it holds.
     #[must_use]
+    #[inline]
     pub fn range(&self) -> FileRange {
         FileRange::at_most(self.index().pos(), self.len() as u64)
     }
 
     /// One past its last page.
     #[must_use]
+    #[inline]
     pub fn end_index(&self) -> PageIndex {
         self.index().plus(self.pages())
     }
 
+    #[inline]
     fn has(&self, bits: u32) -> bool {
         self.meta().header.flags() & bits != 0
     }
@@ -99,24 +112,28 @@ impl FolioRef {
     /// Whether every block holds the contents of the file. If so, the contents written before that
     /// are visible.
     #[must_use]
+    #[inline]
     pub fn is_uptodate(&self) -> bool {
         self.has(flag::UPTODATE)
     }
 
     /// Whether some block differs from storage.
     #[must_use]
+    #[inline]
     pub fn is_dirty(&self) -> bool {
         self.has(flag::DIRTY)
     }
 
     /// Whether it is being written.
     #[must_use]
+    #[inline]
     pub fn is_writeback(&self) -> bool {
         self.has(flag::WRITEBACK)
     }
 
     /// Whether somebody holds the lock.
     #[must_use]
+    #[inline]
     pub fn is_locked(&self) -> bool {
         self.has(flag::LOCKED)
     }
@@ -129,6 +146,7 @@ impl FolioRef {
 
     /// Whether some memory mapping may show it.
     #[must_use]
+    #[inline]
     pub fn is_mapped(&self) -> bool {
         self.has(flag::MAPPED)
     }
@@ -144,6 +162,7 @@ impl FolioRef {
     /// # Panics
     ///
     /// If the bytes do not all lie in the folio.
+    #[inline]
     pub fn copy_out(&self, offset: usize, dst: &mut [u8]) {
         self.bytes().read(offset, dst);
     }
@@ -161,6 +180,7 @@ impl FolioRef {
 
     /// Notes a use, for reclaim. May be called for every piece that is copied: what happens at about
     /// the same time counts once, and the visit that brought the folio in does not count.
+    #[inline]
     pub fn mark_accessed(&self) {
         self.meta().header.mark_used(self.pool.epoch());
     }
@@ -172,6 +192,7 @@ impl FolioRef {
 
     /// Takes the readahead mark; whoever gets `true` starts the next readahead.
     #[must_use]
+    #[inline]
     pub fn take_readahead(&self) -> bool {
         self.has(flag::READAHEAD)
             && self.meta().header.clear(flag::READAHEAD) & flag::READAHEAD != 0
@@ -179,11 +200,13 @@ impl FolioRef {
 
     /// Whether it is dropped once it has been written.
     #[must_use]
+    #[inline]
     pub fn is_dropbehind(&self) -> bool {
         self.has(flag::DROPBEHIND)
     }
 
     /// An ordinary user met the folio: it stays after it has been written.
+    #[inline]
     pub fn clear_dropbehind(&self) {
         if self.is_dropbehind() {
             self.meta().header.clear(flag::DROPBEHIND);
@@ -267,6 +290,7 @@ impl FolioRef {
 }
 
 impl Clone for FolioRef {
+    #[inline]
     fn clone(&self) -> Self {
         self.meta().header.get();
         Self {
@@ -277,6 +301,7 @@ impl Clone for FolioRef {
 }
 
 impl Drop for FolioRef {
+    #[inline]
     fn drop(&mut self) {
         if self.meta().header.put() {
             self.pool.free(self.id);

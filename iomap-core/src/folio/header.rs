@@ -80,6 +80,7 @@ impl Header {
 
     /// Takes a reference unless the folio is free or frozen. Everything written before it was
     /// brought to life is visible afterwards.
+    #[inline]
     pub fn try_get(&self) -> bool {
         let mut refs = self.refs.load(Ordering::Relaxed);
         loop {
@@ -99,6 +100,7 @@ impl Header {
     }
 
     /// Takes another reference. The caller has one.
+    #[inline]
     pub fn get(&self) {
         let refs = self.refs.fetch_add(1, Ordering::Relaxed);
         debug_assert!(refs != 0, "a reference taken from a free folio");
@@ -107,6 +109,7 @@ impl Header {
     /// Gives a reference back. Returns whether it was the last: then the folio is the caller's to
     /// free, and everything done under the other references is visible.
     #[must_use]
+    #[inline]
     pub fn put(&self) -> bool {
         let refs = self.refs.fetch_sub(1, Ordering::Release);
         debug_assert!(refs != 0, "a reference given back twice");
@@ -140,6 +143,7 @@ impl Header {
 
     /// The flags, at this moment (acquire).
     #[must_use]
+    #[inline]
     pub fn flags(&self) -> u32 {
         self.flags.load(Ordering::Acquire)
     }
@@ -167,6 +171,7 @@ impl Header {
 
     /// Takes the lock bit if it is clear.
     #[must_use]
+    #[inline]
     pub fn try_lock(&self) -> bool {
         self.flags.load(Ordering::Relaxed) & flag::LOCKED == 0
             && self.flags.fetch_or(flag::LOCKED, Ordering::Acquire) & flag::LOCKED == 0
@@ -174,6 +179,7 @@ impl Header {
 
     /// Releases the lock bit. Returns whether waiters must be woken.
     #[must_use]
+    #[inline]
     pub fn unlock(&self) -> bool {
         let bits = flag::LOCKED | flag::READING | flag::WAITERS;
         let was = self.flags.fetch_and(!bits, Ordering::Release);
@@ -221,6 +227,7 @@ impl Header {
 
     /// Counts a use, up to three, if it comes two epochs or more after the one counted last: the
     /// pieces of one visit, which may cross the border between two epochs, are no second use.
+    #[inline]
     pub fn mark_used(&self, epoch: u32) {
         let flags = self.flags.load(Ordering::Relaxed);
         let last = (flags & flag::EPOCH) >> flag::EPOCH_SHIFT;

@@ -48,11 +48,13 @@ impl Folio {
     }
 
     /// The first page of the data.
+    #[inline]
     pub(super) fn pfn(&self) -> u32 {
         self.pfn.load(Ordering::Relaxed)
     }
 
     /// log2 of the pages.
+    #[inline]
     pub(crate) fn order(&self) -> u32 {
         (self.header.flags() & flag::ORDER) >> flag::ORDER_SHIFT
     }
@@ -64,16 +66,19 @@ impl Folio {
     }
 
     /// The block size the folio's state is kept in.
+    #[inline]
     pub(super) fn block_bits(&self) -> u32 {
         ((self.header.flags() & flag::BLOCK) >> flag::BLOCK_SHIFT) + BlockBits::SECTOR.get()
     }
 
     /// The cache the folio is in, 0 for none.
+    #[inline]
     pub(crate) fn cache(&self) -> u64 {
         self.cache.load(Ordering::Acquire)
     }
 
     /// The first page of the file, while the folio is in a cache.
+    #[inline]
     pub(crate) fn index(&self) -> u64 {
         self.index.load(Ordering::Relaxed)
     }
@@ -102,6 +107,7 @@ impl Folio {
     /// Whether the folio, to which the caller has a reference, holds page `index` of `cache`.
     ///
     /// While the reference lasts the answer can turn from yes to no, never back.
+    #[inline]
     pub fn is_at(&self, cache: u64, index: u64) -> bool {
         if self.cache.load(Ordering::Acquire) != cache {
             return false;

@@ -9,6 +9,7 @@ use std::ops::Range;
 use super::folio_ref::FolioRef;
 use super::locked::LockedFolio;
 use super::state_ptr::Owned;
+use crate::sync::rank;
 
 /// A locked folio that is being read, owned by the I/O. Dropping it unlocks and wakes waiters:
 /// what was not said to be up to date is not.
@@ -36,7 +37,7 @@ impl ReadingFolio {
 
     /// Says that the blocks `uptodate` touches hold the contents of the file now.
     pub fn set_range_uptodate(self, uptodate: Range<usize>) -> Self {
-        let mut locked = LockedFolio::new(self.owned, None);
+        let mut locked = LockedFolio::new(self.owned, rank::Held::none());
         locked.set_range_uptodate(uptodate);
         Self {
             owned: locked.into_owned(),

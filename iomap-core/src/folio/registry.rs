@@ -82,6 +82,7 @@ impl CacheCore {
         &self.mappings
     }
 
+    #[inline]
     pub(crate) fn index(&self) -> &Index {
         &self.index
     }
@@ -101,16 +102,19 @@ impl CacheCore {
     }
 
     /// The marks some folio has, at this moment ([`Mark::bit`]s).
+    #[inline]
     pub(crate) fn marks(&self) -> u32 {
         self.marks.load(Ordering::Acquire)
     }
 
     /// Pages in the index, at this moment.
+    #[inline]
     pub(crate) fn nr_pages(&self) -> u64 {
         self.nr_pages.load(Ordering::Acquire)
     }
 
     /// Pages of dirty folios, at this moment.
+    #[inline]
     pub(crate) fn nr_dirty(&self) -> u64 {
         self.nr_dirty.load(Ordering::Relaxed)
     }

@@ -5,6 +5,7 @@
 //! and unmade by releasing it, both here), and [`StatePtr::take_free`], when no reference to the
 //! folio is left.
 
+use std::mem::ManuallyDrop;
 use std::ptr;
 
 use super::folio_ref::FolioRef;
@@ -40,26 +41,31 @@ impl Default for StatePtr {
 /// reference.
 #[derive(Debug)]
 pub(super) struct Owned {
-    /// Only empty while it is being taken apart.
-    folio: Option<FolioRef>,
+    /// Taken out once, by [`Owned::release`] or when dropped.
+    folio: ManuallyDrop<FolioRef>,
 }
 
 impl Owned {
     /// Takes the lock bit if it is clear.
+    #[inline]
     pub(super) fn try_claim(folio: FolioRef) -> Result<Self, FolioRef> {
         if folio.meta().header.try_lock() {
-            Ok(Self { folio: Some(folio) })
+            Ok(Self {
+                folio: ManuallyDrop::new(folio),
+            })
         } else {
             Err(folio)
         }
     }
 
     /// The folio.
+    #[inline]
     pub(super) fn folio(&self) -> &FolioRef {
-        self.folio.as_ref().expect("only empty while taken apart")
+        &self.folio
     }
 
     /// The state, if there is one.
+    #[inline]
     pub(super) fn state(&self) -> Option<&State> {
         let state = self.folio().meta().state.0.load(Ordering::Relaxed);
         // SAFETY: not null, so it points to a live `Box`: it is replaced through `&mut Owned` and
@@ -86,12 +92,15 @@ impl Owned {
     }
 
     /// Releases the lock and keeps the reference.
-    pub(super) fn release(mut self) -> FolioRef {
-        let folio = self.folio.take().expect("only empty while taken apart");
-        Self::unlock(&folio);
-        folio
+    #[inline]
+    pub(super) fn release(self) -> FolioRef {
+        let mut this = ManuallyDrop::new(self);
+        Self::unlock(&this.folio);
+        // SAFETY: `this` is neither used again nor dropped.
+        unsafe { ManuallyDrop::take(&mut this.folio) }
     }
 
+    #[inline]
     fn unlock(folio: &FolioRef) {
         if folio.meta().header.unlock() {
             folio.wake_waiters();
@@ -100,9 +109,10 @@ impl Owned {
 }
 
 impl Drop for Owned {
+    #[inline]
     fn drop(&mut self) {
-        if let Some(folio) = self.folio.take() {
-            Self::unlock(&folio);
-        }
+        Self::unlock(&self.folio);
+        // SAFETY: not used again: `self` is gone after this.
+        unsafe { ManuallyDrop::drop(&mut self.folio) }
     }
 }

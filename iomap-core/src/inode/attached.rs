@@ -19,12 +19,14 @@ impl Attached {
 
     /// Who writes the inode.
     #[must_use]
+    #[inline]
     pub fn owner(&self) -> &Arc<dyn DirtyOwner> {
         &self.owner
     }
 
     /// Who says when.
     #[must_use]
+    #[inline]
     pub const fn flusher(&self) -> &Arc<Flusher> {
         &self.flusher
     }

@@ -65,6 +65,7 @@ impl InFlight {
     /// Whether direct I/O is in flight, read after a full fence: to be asked by writeback and
     /// write faults with the folio locked and visible as dirty or under writeback (rules O3, O4).
     #[must_use]
+    #[inline]
     pub fn is_busy_after_fence(&self) -> bool {
         sees_raised(&self.0.count)
     }
@@ -73,7 +74,15 @@ impl InFlight {
     /// locked out.
     ///
     /// Kernel counterpart: `inode_dio_wait`.
+    #[inline]
     pub fn wait_idle(&self, device: &dyn BlockDevice) {
+        if self.0.count.load(Ordering::Acquire) != 0 {
+            self.wait_busy(device);
+        }
+    }
+
+    #[cold]
+    fn wait_busy(&self, device: &dyn BlockDevice) {
         while self.0.count.load(Ordering::Acquire) != 0 {
             device.poll();
             let mut idle = self.0.idle.lock();
@@ -98,6 +107,7 @@ pub fn raise(count: &AtomicU32) {
 
 /// A full fence, then whether the counter is raised: what writeback does once its folio is visible.
 #[must_use]
+#[inline]
 pub fn sees_raised(count: &AtomicU32) -> bool {
     smp_mb();
     count.load(Ordering::Relaxed) != 0

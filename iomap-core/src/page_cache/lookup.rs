@@ -65,6 +65,7 @@ impl<'a> IntoIterator for &'a FolioBatch {
 impl FolioRef {
     /// Whether it is in this page cache. Can change at any time unless the folio is locked.
     #[must_use]
+    #[inline]
     pub fn is_mapped_in(&self, cache: &PageCache) -> bool {
         self.meta().cache() == cache.id() && std::ptr::eq(self.pool(), cache.pool())
     }
@@ -73,6 +74,7 @@ impl FolioRef {
 impl PageCache {
     /// The folio that holds page `index`. Takes no lock unless there seems to be none.
     #[must_use]
+    #[inline]
     pub fn find(&self, index: PageIndex) -> Option<FolioRef> {
         let (pool, at) = (self.pool.get(), index.get());
         if let Some(id) = self.core.index().lookup(pool, at)
@@ -83,6 +85,13 @@ impl PageCache {
         if self.is_empty() {
             return None;
         }
+        self.find_locked(at)
+    }
+
+    /// As [`PageCache::find`], where the look without the lock came too early or too late.
+    #[cold]
+    fn find_locked(&self, at: u64) -> Option<FolioRef> {
+        let pool = self.pool.get();
         let guard = self.core.lock(pool);
         // With the lock held the folio cannot leave, so it is neither free nor frozen.
         FolioRef::try_get(pool, guard.get(at)?, self.id, at)
@@ -117,6 +126,7 @@ impl PageCache {
         self.still_here(locked)
     }
 
+    #[inline]
     fn still_here(&self, locked: LockedFolio) -> Option<LockedFolio> {
         locked.is_mapped_in(self).then_some(locked)
     }
@@ -156,7 +166,30 @@ impl PageCache {
     /// # Panics
     ///
     /// As [`PageCache::lock`].
+    #[inline]
     pub fn get_or_create(&self, index: PageIndex, how: GetFolio) -> Result<LockedFolio> {
+        if !how.wait_stable
+            && let Some(folio) = self.find(index)
+            && let Some(locked) = self.lock_now(folio)
+        {
+            if !how.dontcache {
+                locked.clear_dropbehind();
+            }
+            return Ok(locked);
+        }
+        self.get_or_create_slowly(index, how)
+    }
+
+    /// The lock of a folio that is free and here.
+    #[inline]
+    fn lock_now(&self, folio: FolioRef) -> Option<LockedFolio> {
+        let held = rank::acquire(Rank::Folio, folio.index().get());
+        let locked = LockedFolio::try_lock_held(folio, held).ok()?;
+        self.still_here(locked)
+    }
+
+    /// As [`PageCache::get_or_create`], with everything that may be in the way.
+    fn get_or_create_slowly(&self, index: PageIndex, how: GetFolio) -> Result<LockedFolio> {
         loop {
             if let Some(locked) = self.find_lock(index, how.nowait)? {
                 return self.meet(locked, how);

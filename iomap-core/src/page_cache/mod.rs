@@ -143,6 +143,7 @@ impl PageCache {
     }
 
     /// The id of this cache, never used for another.
+    #[inline]
     pub(crate) fn id(&self) -> u64 {
         self.id
     }
@@ -155,6 +156,7 @@ impl PageCache {
 
     /// The pool its folios come from.
     #[must_use]
+    #[inline]
     pub fn pool(&self) -> &Pool {
         self.pool.get()
     }
@@ -167,6 +169,7 @@ impl PageCache {
 
     /// The device under the inode.
     #[must_use]
+    #[inline]
     pub fn device(&self) -> &Arc<dyn BlockDevice> {
         &self.device
     }
@@ -185,12 +188,14 @@ impl PageCache {
 
     /// The order of the smallest folio: that of a block, if it is larger than a page.
     #[must_use]
+    #[inline]
     pub fn min_order(&self) -> u32 {
         self.blocks.get().saturating_sub(PAGE_SHIFT)
     }
 
     /// Pages in the cache.
     #[must_use]
+    #[inline]
     pub fn nr_pages(&self) -> u64 {
         self.core.nr_pages()
     }
@@ -203,6 +208,7 @@ impl PageCache {
 
     /// Whether the cache is empty.
     #[must_use]
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.nr_pages() == 0
     }

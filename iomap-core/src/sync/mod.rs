@@ -22,18 +22,21 @@ mod imp {
     pub use std::sync::atomic;
     pub use std::thread;
 
+    #[inline]
     pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
         mutex.lock()
     }
     pub(super) fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
         mutex.try_lock()
     }
+    #[inline]
     pub(super) fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
         lock.read()
     }
     pub(super) fn try_read<T>(lock: &RwLock<T>) -> Option<RwLockReadGuard<'_, T>> {
         lock.try_read()
     }
+    #[inline]
     pub(super) fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
         lock.write()
     }
@@ -70,18 +73,21 @@ mod imp {
     // A model run ends at the first panic: a poisoned lock is never looked at again.
     const NOT_POISONED: &str = "a panic ends the model run";
 
+    #[inline]
     pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
         mutex.lock().expect(NOT_POISONED)
     }
     pub(super) fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
         mutex.try_lock().ok()
     }
+    #[inline]
     pub(super) fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
         lock.read().expect(NOT_POISONED)
     }
     pub(super) fn try_read<T>(lock: &RwLock<T>) -> Option<RwLockReadGuard<'_, T>> {
         lock.try_read().ok()
     }
+    #[inline]
     pub(super) fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
         lock.write().expect(NOT_POISONED)
     }
@@ -142,6 +148,7 @@ impl<T> Mutex<T> {
     /// # Panics
     ///
     /// With the rank checker on, if the thread holds a lock of the same or an inner rank.
+    #[inline]
     pub fn lock(&self) -> MutexGuard<'_, T> {
         let held = rank::acquire(self.rank, 0);
         MutexGuard {
@@ -288,6 +295,7 @@ impl<T> RwLock<T> {
     ///
     /// With the rank checker on, if the thread holds a lock of an inner rank, or of the same rank
     /// with the same or a larger key.
+    #[inline]
     pub fn read(&self) -> RwLockReadGuard<'_, T> {
         let held = rank::acquire(self.rank, self.key);
         RwLockReadGuard {
@@ -310,6 +318,7 @@ impl<T> RwLock<T> {
     /// # Panics
     ///
     /// As [`RwLock::read`].
+    #[inline]
     pub fn write(&self) -> RwLockWriteGuard<'_, T> {
         let held = rank::acquire(self.rank, self.key);
         RwLockWriteGuard {

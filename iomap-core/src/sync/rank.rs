@@ -76,6 +76,9 @@ mod checker {
     use super::Rank;
     use std::cell::{Cell, RefCell};
 
+    /// The id of no entry.
+    pub(super) const NOBODY: u64 = 0;
+
     #[derive(Clone, Copy)]
     struct Entry {
         id: u64,
@@ -143,6 +146,15 @@ pub struct Held {
 }
 
 impl Held {
+    /// The record of nothing.
+    #[inline]
+    pub(crate) fn none() -> Self {
+        Self {
+            #[cfg(all(any(debug_assertions, feature = "rank-check"), not(iomap_loom)))]
+            entry: (checker::NOBODY, Rank::Wait, 0),
+        }
+    }
+
     /// Forgets the lock while `wait` runs (a condition variable has released it), remembers it
     /// afterwards.
     pub(super) fn paused(&mut self, wait: impl FnOnce()) {
@@ -175,6 +187,7 @@ impl Drop for Held {
 /// # Panics
 ///
 /// With the checker on, if a lock of this class and key, or of an inner one, is held.
+#[inline]
 pub fn acquire(rank: Rank, key: u64) -> Held {
     let _ = (rank, key);
     Held {
@@ -185,6 +198,7 @@ pub fn acquire(rank: Rank, key: u64) -> Held {
 
 /// Records a lock that was taken without waiting. Such a step cannot deadlock by itself, so the
 /// ladder is not checked; what is taken after it is.
+#[inline]
 pub fn acquired_by_try(rank: Rank, key: u64) -> Held {
     let _ = (rank, key);
     Held {
@@ -199,6 +213,7 @@ pub fn acquired_by_try(rank: Rank, key: u64) -> Held {
 /// # Panics
 ///
 /// With the checker on, if it does.
+#[inline]
 pub fn assert_none_from(rank: Rank, what: &str) {
     let _ = (rank, what);
     #[cfg(all(any(debug_assertions, feature = "rank-check"), not(iomap_loom)))]

@@ -58,16 +58,19 @@ fn pack(height: u32, entry: Entry) -> u64 {
     u64::from(height) << 32 | u64::from(entry.encode())
 }
 
+#[inline]
 fn unpack(root: u64) -> (u32, Entry) {
     ((root >> 32) as u32, Entry::decode(root as u32))
 }
 
 /// The slot of `index` in a node of `level`; leaves are level 0.
+#[inline]
 fn slot_of(index: u64, level: u32) -> usize {
     (index >> (BITS * level)) as usize % SLOTS
 }
 
 /// Pages a node of `level` covers, at most `u64::MAX`.
+#[inline]
 fn span(level: u32) -> u64 {
     1 << (BITS * (level + 1))
 }
@@ -83,6 +86,7 @@ impl Index {
     /// The id found in the slot of `index` at some moment. Takes no lock, and may be wrong both
     /// ways while the tree changes: the caller checks a hit, and asks again with the lock after a
     /// miss.
+    #[inline]
     pub(crate) fn lookup(&self, nodes: &impl NodeSource, index: u64) -> Option<u32> {
         let (height, mut entry) = unpack(self.root.load(Ordering::Acquire));
         if height == 0 || height > MAX_HEIGHT || index >= span(height - 1) {

@@ -47,6 +47,7 @@ impl Default for Node {
 }
 
 impl Node {
+    #[inline]
     pub(super) fn slot(&self, slot: usize) -> Entry {
         Entry::decode(self.slots[slot].load(Ordering::Acquire))
     }
@@ -106,6 +107,7 @@ pub(super) enum Entry {
 }
 
 impl Entry {
+    #[inline]
     pub(super) const fn decode(word: u32) -> Self {
         match (word, word & 1) {
             (0, _) => Self::Empty,

@@ -24,15 +24,18 @@ use crate::folio::state::Blocks;
 
 impl LockedFolio {
     /// log2 of the unit the state is kept in: a block.
+    #[inline]
     fn block_bits(&self) -> u32 {
         self.meta().block_bits()
     }
 
+    #[inline]
     fn blocks_len(&self) -> usize {
         (self.len() >> self.block_bits()).max(1)
     }
 
     /// The blocks that `range` touches. Panics if it does not lie in the folio.
+    #[inline]
     fn touched(&self, range: &Range<usize>) -> Range<usize> {
         assert!(range.end <= self.len(), "range past the end of the folio");
         let bits = self.block_bits();
@@ -46,11 +49,13 @@ impl LockedFolio {
         (range.start + (1 << bits) - 1) >> bits..range.end >> bits
     }
 
+    #[inline]
     fn bytes_of(&self, blocks: &Range<usize>) -> Range<usize> {
         let bits = self.block_bits();
         blocks.start << bits..blocks.end << bits
     }
 
+    #[inline]
     pub(in crate::folio) fn blocks(&self) -> Option<&Blocks> {
         self.owned.state()?.blocks.as_ref()
     }
@@ -103,12 +108,14 @@ impl LockedFolio {
 
     /// Whether every block that `range` touches is up to date. An empty range is.
     #[must_use]
+    #[inline]
     pub fn is_range_uptodate(&self, range: Range<usize>) -> bool {
         self.first_not_uptodate(range).is_none()
     }
 
     /// The first run of blocks touched by `range` that are not up to date, as bytes.
     #[must_use]
+    #[inline]
     pub fn first_not_uptodate(&self, range: Range<usize>) -> Option<Range<usize>> {
         if range.is_empty() || self.is_uptodate() {
             return None;
@@ -123,6 +130,7 @@ impl LockedFolio {
 
     /// Says that every block `range` touches holds the contents of the file. Nothing for an empty
     /// range (rule B22). The last block sets the flag of the folio.
+    #[inline]
     pub fn set_range_uptodate(&mut self, range: Range<usize>) {
         if range.is_empty() || self.is_uptodate() {
             return;
@@ -161,12 +169,14 @@ impl LockedFolio {
         }
     }
 
+    #[inline]
     fn all_dirty(&self) -> bool {
         self.meta().header.flags() & flag::BLOCKS_DIRTY != 0
     }
 
     /// Says that the blocks `range` touches differ from storage (rule B19), and the folio with
     /// them: flag, index mark and accounting. Nothing for an empty range (rule B22).
+    #[inline]
     pub fn set_range_dirty(&mut self, range: Range<usize>) {
         if range.is_empty() {
             return;
@@ -183,6 +193,7 @@ impl LockedFolio {
         self.mark_dirty();
     }
 
+    #[inline]
     fn range_all_dirty(&self, touched: &Range<usize>) -> bool {
         match self.blocks() {
             Some(blocks) => blocks.dirty.all(touched.clone()),

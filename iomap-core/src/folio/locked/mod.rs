@@ -27,12 +27,13 @@ use crate::sync::{Rank, rank};
 #[must_use = "the folio is unlocked when the guard is dropped"]
 pub struct LockedFolio {
     owned: Owned,
-    _held: Option<rank::Held>,
+    _held: rank::Held,
     _stays_in_thread: PhantomData<*const ()>,
 }
 
 impl LockedFolio {
-    pub(super) fn new(owned: Owned, held: Option<rank::Held>) -> Self {
+    #[inline]
+    pub(super) fn new(owned: Owned, held: rank::Held) -> Self {
         Self {
             owned,
             _held: held,
@@ -42,27 +43,29 @@ impl LockedFolio {
 
     /// Takes the lock if it is free. Whether the folio is still in the cache it was found in is
     /// for the caller to ask.
+    #[inline]
     pub(crate) fn try_lock(folio: FolioRef) -> Result<Self, FolioRef> {
         let owned = Owned::try_claim(folio)?;
         let index = owned.folio().meta().index();
         let held = rank::acquired_by_try(Rank::Folio, index);
-        Ok(Self::new(owned, Some(held)))
+        Ok(Self::new(owned, held))
     }
 
     /// As [`LockedFolio::try_lock`], for a caller that checked the lock order itself.
+    #[inline]
     pub(crate) fn try_lock_held(
         folio: FolioRef,
         held: rank::Held,
     ) -> Result<Self, (FolioRef, rank::Held)> {
         match Owned::try_claim(folio) {
-            Ok(owned) => Ok(Self::new(owned, Some(held))),
+            Ok(owned) => Ok(Self::new(owned, held)),
             Err(folio) => Err((folio, held)),
         }
     }
 
     /// Records the place on the lock ladder of a folio that was born locked and has just got one.
     pub(crate) fn set_held(&mut self, held: rank::Held) {
-        self._held = Some(held);
+        self._held = held;
     }
 
     /// Unlocks and keeps the reference.
@@ -92,6 +95,7 @@ impl LockedFolio {
     /// # Panics
     ///
     /// If the bytes do not all lie in the folio.
+    #[inline]
     pub fn copy_in(&mut self, offset: usize, src: &[u8]) {
         self.bytes().write(offset, src);
     }
@@ -177,6 +181,7 @@ impl LockedFolio {
 impl Deref for LockedFolio {
     type Target = FolioRef;
 
+    #[inline]
     fn deref(&self) -> &FolioRef {
         self.owned.folio()
     }

@@ -12,6 +12,7 @@ use crate::folio::meta::Folio;
 use crate::folio::state_ptr::{Owned, StatePtr};
 use crate::folio::{FolioRef, LockedFolio};
 use crate::sync::atomic::Ordering;
+use crate::sync::rank;
 
 /// The allocators, under one lock.
 #[derive(Debug)]
@@ -75,7 +76,7 @@ impl Pool {
         meta.describe(pfn, order);
         meta.header.revive(1);
         let owned = Owned::try_claim(FolioRef::from_counted(self, id)).ok()?;
-        Some(LockedFolio::new(owned, None))
+        Some(LockedFolio::new(owned, rank::Held::none()))
     }
 
     /// A second folio over pages that a folio has just given up, see

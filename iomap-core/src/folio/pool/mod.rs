@@ -232,12 +232,14 @@ impl Pool {
 
     /// Pages of dirty folios, at this moment: the cheap half of [`Pool::stats`] for throttling.
     #[must_use]
+    #[inline]
     pub fn nr_dirty(&self) -> u64 {
         self.counters.nr_dirty.load(Ordering::Relaxed)
     }
 
     /// Pages of folios under writeback, at this moment.
     #[must_use]
+    #[inline]
     pub fn nr_writeback(&self) -> u64 {
         self.counters.nr_writeback.load(Ordering::Relaxed)
     }
@@ -274,6 +276,7 @@ impl Pool {
         &self.counters
     }
 
+    #[inline]
     pub(super) fn data(&self) -> &Data {
         &self.data
     }
@@ -296,6 +299,7 @@ impl Pool {
     }
 
     /// The reclaim epoch.
+    #[inline]
     pub(super) fn epoch(&self) -> u32 {
         self.epoch.load(Ordering::Relaxed)
     }
