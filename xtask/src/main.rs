@@ -4,6 +4,7 @@
 //! tests counted is in [`run`]; what the suites are is in [`suites`]; the rules that read source
 //! text are in [`layers`] and [`tidy`].
 
+mod instructions;
 mod layers;
 mod run;
 mod source;
@@ -30,6 +31,7 @@ usage: cargo xtask <command>
   layers                   checks the module layers of iomap-core
   tidy                     checks the source rules of docs/STYLE.md
   smoke                    the first README command on a new file, and every bench once
+  instructions [--refresh] instructions of the hot paths against benches/instructions.txt
   bench [ARGS]             ours beside memcpy, the raw ring and the kernel; `bench --help`
 ";
 
@@ -71,6 +73,8 @@ fn dispatch(args: &[&str]) -> Result<Counts, String> {
         ["tidy"] => rule("tidy", &tidy::check(&workspace())),
         ["smoke"] => Ok(suites::smoke()),
         ["bench", rest @ ..] => Ok(compare(rest)),
+        ["instructions"] => instructions::run(&workspace(), false),
+        ["instructions", "--refresh"] => instructions::run(&workspace(), true),
         [] | ["help" | "--help" | "-h", ..] => {
             print!("{USAGE}");
             Ok(Counts::default())
@@ -103,6 +107,7 @@ fn ci() -> Result<Counts, String> {
     counts += lint()?;
     counts += doc();
     counts += suites::benches_once();
+    counts += instructions::run(&workspace(), false)?;
     counts += suites::all(Effort::Normal);
     counts.print();
     Ok(counts)

@@ -19,6 +19,22 @@ pub(crate) fn component(name: &str) -> Result<(), String> {
     ))
 }
 
+/// Makes sure the program of a Debian package is there.
+pub(crate) fn package(program: &str, package: &str) -> Result<(), String> {
+    if succeeds(program, &["--version"]) {
+        return Ok(());
+    }
+    println!("installing {package}");
+    let install = ["install", "-qy", "--no-install-recommends", package];
+    let _ = succeeds("apt-get", &["update", "-q"]);
+    if succeeds("apt-get", &install) && succeeds(program, &["--version"]) {
+        return Ok(());
+    }
+    Err(format!(
+        "{program} is missing and could not be installed; run: apt-get install {package}"
+    ))
+}
+
 fn succeeds(program: &str, args: &[&str]) -> bool {
     let status = Command::new(program)
         .args(args)
