@@ -2,12 +2,20 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use iomap_core::device::{BlockDevice, MemoryDevice};
-use iomap_core::vfs::Vfs;
+use iomap_core::units::DevAddr;
+use iomap_core::vfs::{IoFlags, OpenFlags, Vfs};
 use iomap_fuse::{CachePolicy, Mount, MountOptions};
 use tempfile::TempDir;
 use testfs::fs::{MkfsOptions, TestFs};
+
+/// Set in the environment of a program a scenario starts; says what it does.
+pub(crate) const CHILD: &str = "IOMAP_FUSE_TEST_CHILD";
+
+/// Bytes of the device.
+const SIZE: u64 = 256 << 20;
 
 /// Why nothing can be mounted here.
 pub(crate) fn obstacle() -> Option<String> {
@@ -16,27 +24,48 @@ pub(crate) fn obstacle() -> Option<String> {
     let fs = TestFs::mount(device, testfs::fs::MountOptions::default()).unwrap();
     let dir = TempDir::new().unwrap();
     match iomap_fuse::mount(fs, dir.path(), &MountOptions::default()) {
-        Ok(mount) => {
-            mount.unmount().unwrap();
-            mount.wait().unwrap();
-            None
+        Ok(_) if !rustix::process::geteuid().is_root() => {
+            Some("several users are needed: run it as root".to_owned())
         }
+        Ok(_) => None,
         Err(error) => Some(error.to_string()),
     }
 }
 
+/// Runs `f` on a thread that is the user and group 65534, without privileges.
+pub(crate) fn as_nobody(f: impl FnOnce() + Send) {
+    use rustix::process::{Gid, Uid};
+    use rustix::thread::{set_thread_gid, set_thread_groups, set_thread_uid};
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            set_thread_groups(&[]).unwrap();
+            set_thread_gid(Gid::from_raw(65_534)).unwrap();
+            set_thread_uid(Uid::from_raw(65_534)).unwrap();
+            f();
+        });
+        if let Err(panic) = thread.join() {
+            std::panic::resume_unwind(panic);
+        }
+    });
+}
+
 /// A mounted file system.
 pub(crate) struct Bed {
-    fs: Arc<TestFs>,
-    mount: Mount,
+    pub(crate) mount: Mount,
+    pub(crate) fs: Arc<TestFs>,
+    device: Arc<dyn BlockDevice>,
     dir: TempDir,
 }
 
 impl Bed {
     /// Mounts, runs `scenario`, unmounts, and checks what is on the device.
     pub(crate) fn run(policy: CachePolicy, scenario: fn(&Self)) {
-        let device: Arc<dyn BlockDevice> = Arc::new(MemoryDevice::new(256 << 20));
-        TestFs::mkfs(Arc::clone(&device), &MkfsOptions::default()).unwrap();
+        let device: Arc<dyn BlockDevice> = Arc::new(MemoryDevice::new(SIZE));
+        let mkfs = MkfsOptions {
+            root_mode: 0o755,
+            ..MkfsOptions::default()
+        };
+        TestFs::mkfs(Arc::clone(&device), &mkfs).unwrap();
         let fs = TestFs::mount(Arc::clone(&device), testfs::fs::MountOptions::default()).unwrap();
         let dir = TempDir::new().unwrap();
         let options = MountOptions {
@@ -50,18 +79,57 @@ impl Bed {
         let bed = Self {
             mount: iomap_fuse::mount(served, dir.path(), &options).unwrap(),
             fs,
+            device,
             dir,
         };
         scenario(&bed);
         bed.mount.unmount().unwrap();
         bed.mount.wait().unwrap();
         bed.fs.unmount().unwrap();
-        let report = testfs::check::check(device).unwrap();
+        let report = testfs::check::check(bed.device).unwrap();
         assert!(report.is_clean(), "{report:#?}");
     }
 
     /// A path on the mount.
     pub(crate) fn path(&self, name: impl AsRef<Path>) -> PathBuf {
         self.dir.path().join(name)
+    }
+
+    /// Makes the kernel forget what it may forget: names, attributes, clean pages.
+    pub(crate) fn forget(&self) {
+        std::fs::write("/proc/sys/vm/drop_caches", "3").unwrap();
+    }
+
+    pub(crate) fn free_blocks(&self) -> u64 {
+        self.fs.statfs().unwrap().blocks_free
+    }
+
+    /// Waits for something the kernel does in its own time, such as closing a file.
+    pub(crate) fn wait_until(&self, done: impl Fn() -> bool) {
+        let start = Instant::now();
+        while !done() {
+            assert!(
+                start.elapsed() < Duration::from_secs(60),
+                "it does not happen"
+            );
+            std::thread::yield_now();
+        }
+    }
+
+    /// What a file at the root holds if the machine stopped now. `None`: it is not there.
+    pub(crate) fn after_crash(&self, name: &str) -> Option<Vec<u8>> {
+        let copy = MemoryDevice::new(SIZE);
+        let mut bytes = vec![0; SIZE as usize];
+        self.device.read_at(DevAddr::new(0), &mut bytes).unwrap();
+        copy.write_at(DevAddr::new(0), &bytes).unwrap();
+        let device: Arc<dyn BlockDevice> = Arc::new(copy);
+        let fs = TestFs::mount(device, testfs::fs::MountOptions::default()).unwrap();
+        let attr = fs.lookup(fs.root(), name.as_bytes()).ok()?;
+        let file = fs.open(attr.ino, OpenFlags::READ).unwrap();
+        let mut bytes = vec![0; attr.size as usize];
+        let start = iomap_core::units::FilePos::ZERO;
+        let read = file.read_at(start, &mut bytes, IoFlags::empty()).unwrap();
+        bytes.truncate(read);
+        Some(bytes)
     }
 }

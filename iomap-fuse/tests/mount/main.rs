@@ -4,8 +4,14 @@
 //! every scenario is skipped by name, with the reason.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod attrs;
 mod basic;
 mod bed;
+mod data;
+mod names;
+mod raw;
+mod threads;
+mod xattr;
 
 use std::process::ExitCode;
 
@@ -18,8 +24,19 @@ use bed::Bed;
 type Scenario = (&'static str, fn(&Bed));
 
 fn main() -> ExitCode {
+    if let Ok(what) = std::env::var(bed::CHILD) {
+        return child(&what);
+    }
     let args = Arguments::from_args();
-    let scenarios: Vec<Scenario> = [basic::SCENARIOS].concat();
+    let scenarios: Vec<Scenario> = [
+        basic::SCENARIOS,
+        attrs::SCENARIOS,
+        names::SCENARIOS,
+        data::SCENARIOS,
+        xattr::SCENARIOS,
+        threads::SCENARIOS,
+    ]
+    .concat();
     let mut trials = Vec::new();
     let obstacle = bed::obstacle();
     for policy in [CachePolicy::User, CachePolicy::Kernel] {
@@ -36,4 +53,14 @@ fn main() -> ExitCode {
         }
     }
     libtest_mimic::run(&args, trials).exit_code()
+}
+
+/// The second program of a scenario.
+fn child(what: &str) -> ExitCode {
+    let path = std::env::args().nth(1).unwrap();
+    if threads::try_lock(what, &path) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }

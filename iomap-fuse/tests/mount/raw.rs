@@ -1,0 +1,110 @@
+//! What a test needs of raw memory and raw system calls: mappings, aligned buffers, file handles.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use rustix::mm::{MapFlags, MsyncFlags, ProtFlags, mmap, msync, munmap};
+
+/// A memory mapping of the start of a file.
+pub(crate) struct Map {
+    at: *mut std::ffi::c_void,
+    len: usize,
+}
+
+impl Map {
+    pub(crate) fn shared(file: &File, len: usize) -> Self {
+        Self::new(file, len, MapFlags::SHARED)
+    }
+
+    pub(crate) fn private(file: &File, len: usize) -> Self {
+        Self::new(file, len, MapFlags::PRIVATE)
+    }
+
+    fn new(file: &File, len: usize, flags: MapFlags) -> Self {
+        let prot = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new mapping at an address the kernel chooses.
+        let at = unsafe { mmap(std::ptr::null_mut(), len, prot, flags, file, 0) }.unwrap();
+        Self { at, len }
+    }
+
+    pub(crate) fn get(&self, index: usize) -> u8 {
+        assert!(index < self.len);
+        // SAFETY: inside the mapping, which lives as long as `self`; volatile, for others change it.
+        unsafe { self.at.cast::<u8>().add(index).read_volatile() }
+    }
+
+    pub(crate) fn set(&self, index: usize, byte: u8) {
+        assert!(index < self.len);
+        // SAFETY: as in `get`.
+        unsafe { self.at.cast::<u8>().add(index).write_volatile(byte) }
+    }
+
+    pub(crate) fn sync(&self) {
+        // SAFETY: the mapping of `self`.
+        unsafe { msync(self.at, self.len, MsyncFlags::SYNC) }.unwrap();
+    }
+}
+
+impl Drop for Map {
+    fn drop(&mut self) {
+        // SAFETY: the mapping of `self`, which nobody uses any more.
+        unsafe { munmap(self.at, self.len) }.unwrap();
+    }
+}
+
+/// Bytes aligned to 4 KiB.
+pub(crate) struct Aligned {
+    bytes: Vec<u8>,
+    skip: usize,
+    len: usize,
+}
+
+impl Aligned {
+    pub(crate) fn new(len: usize, fill: u8) -> Self {
+        let bytes = vec![fill; len + 4096];
+        let skip = bytes.as_ptr().align_offset(4096);
+        Self { bytes, skip, len }
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes[self.skip..self.skip + self.len]
+    }
+
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.skip..self.skip + self.len]
+    }
+}
+
+/// Takes the handle of `path`, lets `between` run, and reads the file the handle finds. `None` if
+/// this user may not open by handle.
+pub(crate) fn read_by_handle(mount: &Path, path: &Path, between: impl FnOnce()) -> Option<Vec<u8>> {
+    const ROOM: usize = 128;
+    let name = CString::new(path.as_os_str().as_bytes()).unwrap();
+    let mut handle = [0_u64; ROOM / 8 + 1];
+    let start = handle.as_mut_ptr().cast::<libc::file_handle>();
+    let mut id = 0;
+    // SAFETY: the buffer has room for the header and ROOM bytes, and is aligned for it.
+    let got = unsafe {
+        (*start).handle_bytes = ROOM as u32;
+        libc::name_to_handle_at(libc::AT_FDCWD, name.as_ptr(), start, &raw mut id, 0)
+    };
+    assert_eq!(got, 0, "{}", std::io::Error::last_os_error());
+    between();
+    let mount = File::open(mount).unwrap();
+    // SAFETY: the handle was filled in above.
+    let fd = unsafe { libc::open_by_handle_at(mount.as_raw_fd(), start, libc::O_RDONLY) };
+    if fd < 0 {
+        let error = std::io::Error::last_os_error();
+        assert_eq!(error.raw_os_error(), Some(libc::EPERM), "{error}");
+        return None;
+    }
+    // SAFETY: a new descriptor that nobody else has.
+    let mut file = unsafe { File::from_raw_fd(fd) };
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).unwrap();
+    Some(bytes)
+}
