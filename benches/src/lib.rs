@@ -7,6 +7,7 @@
 
 pub mod compare;
 mod flat;
+mod in_memory;
 mod memory;
 mod mounted;
 mod raw_ring;
@@ -16,6 +17,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 
 pub use flat::Flat;
+pub use in_memory::{NEW, in_memory, new_file};
 pub use memory::Memory;
 pub use mounted::Mounted;
 pub use raw_ring::RawRing;

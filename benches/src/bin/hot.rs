@@ -7,12 +7,11 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use benches::{Flat, PAGE, Positions, noise};
+use benches::{Flat, NEW, PAGE, Positions, in_memory, new_file, noise};
 use iomap_core::device::{DeviceBuf, MemoryDevice};
-use iomap_core::flusher::FlusherConfig;
 use iomap_core::units::FilePos;
-use iomap_core::vfs::{IoFlags, NewInode, OpenFile, OpenFlags, Special, Vfs};
-use testfs::fs::{MkfsOptions, MountOptions, TestFs};
+use iomap_core::vfs::{IoFlags, OpenFile, Special, Vfs};
+use testfs::fs::TestFs;
 
 const SET: u64 = 64 * PAGE;
 /// Bytes of a cached operation: few, because callgrind counts a copy byte by byte, and what is
@@ -99,14 +98,9 @@ fn testfs(count: u64, flags: IoFlags, write: bool) -> Outcome {
 /// One name of a hundred.
 fn lookup(count: u64) -> Outcome {
     let (fs, _file) = small_file()?;
-    let new = NewInode {
-        mode: 0o600,
-        uid: 0,
-        gid: 0,
-    };
     let names: Vec<String> = (0..100).map(|n| format!("name-{n}")).collect();
     for name in &names {
-        fs.mknod(fs.root(), name.as_bytes(), Special::Regular, &new)?;
+        fs.mknod(fs.root(), name.as_bytes(), Special::Regular, &NEW)?;
     }
     let mut random = fastrand::Rng::with_seed(1);
     for _ in 0..count {
@@ -117,24 +111,8 @@ fn lookup(count: u64) -> Outcome {
 }
 
 fn small_file() -> Outcome<(Arc<TestFs>, Arc<dyn OpenFile>)> {
-    let device = Arc::new(MemoryDevice::new(16 << 20));
-    TestFs::mkfs(device.clone(), &MkfsOptions::default())?;
-    let options = MountOptions {
-        commit_interval: None,
-        flusher: FlusherConfig {
-            threads: false,
-            ..FlusherConfig::default()
-        },
-        ..MountOptions::default()
-    };
-    let fs = TestFs::mount(device, options)?;
-    let new = NewInode {
-        mode: 0o600,
-        uid: 0,
-        gid: 0,
-    };
-    let attr = fs.mknod(fs.root(), b"file", Special::Regular, &new)?;
-    let file = fs.open(attr.ino, OpenFlags::READ | OpenFlags::WRITE)?;
+    let fs = in_memory(16 << 20, 64 << 20)?;
+    let file = new_file(&fs, b"file")?;
     Ok((fs, file))
 }
 

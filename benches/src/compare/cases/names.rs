@@ -5,18 +5,12 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use iomap_core::vfs::{NewInode, Special, Vfs};
+use iomap_core::vfs::{Special, Vfs};
 
 use super::{Case, MIB, text, timed};
-use crate::Mounted;
 use crate::compare::sample::Clock;
 use crate::compare::{Effort, Group, Ops, Role, Side};
-
-const NEW: NewInode = NewInode {
-    mode: 0o644,
-    uid: 0,
-    gid: 0,
-};
+use crate::{Mounted, NEW};
 
 pub(super) fn cases(effort: Effort) -> Vec<Case> {
     let counts: &[u64] = if effort.wide {
