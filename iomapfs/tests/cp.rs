@@ -1,7 +1,7 @@
 //! Copying: what comes back is what went in, things go where cp(1) puts them, and a hostile image
 //! writes nothing but the destination.
 
-#![expect(missing_docs, clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 mod common;
 
@@ -58,11 +58,11 @@ fn a_user_without_privileges_gets_everything_but_owners() {
     let bench = Bench::empty();
     let program = bench.path("program");
     fs::copy(env!("CARGO_BIN_EXE_iomapfs"), &program).unwrap();
-    fs::set_permissions(bench.root(), fs::Permissions::from_mode(0o777)).unwrap();
+    fs::set_permissions(bench.path(""), fs::Permissions::from_mode(0o777)).unwrap();
     let root = rustix::process::geteuid().is_root();
     let run = |args: &[&str]| {
         let mut command = Command::new(&program);
-        command.current_dir(bench.root()).args(args);
+        command.current_dir(bench.path("")).args(args);
         if root {
             std::os::unix::process::CommandExt::uid(&mut command, 65534);
             std::os::unix::process::CommandExt::gid(&mut command, 65534);

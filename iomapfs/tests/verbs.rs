@@ -1,6 +1,6 @@
 //! Every verb: what it does, what it prints for programs, and what it says when it cannot.
 
-#![expect(missing_docs, clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 mod common;
 

@@ -68,6 +68,24 @@ impl HostDir {
     }
 }
 
+impl HostDir {
+    /// Sets the mode of a node that cannot be opened, without following a symbolic link that may
+    /// have taken its place.
+    fn chmod_node(&self, name: &[u8], kind: FileType, mode: u16) -> Io<()> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let node = rustix::fs::openat(&self.fd, name, flags, Mode::empty())?;
+        if look_at(&node)?.kind != kind {
+            return Err(Trouble::new(
+                Errno::AGAIN,
+                "was replaced while it was copied",
+            ));
+        }
+        let path = format!("/proc/self/fd/{}", node.as_raw_fd());
+        rustix::fs::chmod(path, Mode::from_raw_mode(mode.into()))
+            .map_err(|errno| Trouble::from(errno).during("mode"))
+    }
+}
+
 const fn kind(mode: u16) -> FileType {
     match HostType::from_raw_mode(mode as u32) {
         HostType::Directory => FileType::Directory,
@@ -208,14 +226,16 @@ fn collect_xattrs(
     list: impl Fn(&mut [u8]) -> rustix::io::Result<usize>,
     get: impl Fn(&[u8], &mut [u8]) -> rustix::io::Result<usize>,
 ) -> Io<Xattrs> {
-    // Most files have none: one call tells.
-    match list(&mut []) {
+    // Most files have none: one call with a small buffer tells.
+    let mut names = vec![0; 512];
+    let len = match list(&mut names) {
         Ok(0) | Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
-        Ok(_) => {}
-        Err(errno) => return Err(errno.into()),
-    }
-    let mut names = vec![0; XATTR_MAX];
-    let len = list(&mut names)?;
+        Err(Errno::RANGE) => {
+            names.resize(XATTR_MAX, 0);
+            list(&mut names)?
+        }
+        other => other?,
+    };
     let mut value = vec![0; XATTR_MAX];
     let mut found = Vec::new();
     for name in names[..len]
@@ -352,9 +372,12 @@ impl TargetDir for HostDir {
     ) -> Io<Losses> {
         let nofollow = AtFlags::SYMLINK_NOFOLLOW;
         if let Some((uid, gid)) = attrs.owner {
-            let set =
-                rustix::fs::chownat(&self.fd, name, Some(user(uid)), Some(group(gid)), nofollow);
-            owner_kept(set)?;
+            let (uid, gid) = (Some(user(uid)), Some(group(gid)));
+            let kept = owner_kept(rustix::fs::chownat(&self.fd, name, uid, gid, nofollow))?;
+            if kept && kind != FileType::Symlink && attrs.mode & 0o6000 != 0 {
+                // A new owner takes the set-id bits away.
+                self.chmod_node(name, kind, attrs.mode)?;
+            }
         }
         let path = self.proc_path(name);
         let losses = set_xattrs(xattrs, |name, value| {
@@ -364,8 +387,6 @@ impl TargetDir for HostDir {
             rustix::fs::utimensat(&self.fd, name, &times(atime, mtime), nofollow)
                 .map_err(|errno| Trouble::from(errno).during("times"))?;
         }
-        // The mode of a symbolic link means nothing; of a node it was set when it was made.
-        let _ = kind;
         Ok(losses)
     }
 

@@ -28,6 +28,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use iomap_core::vfs::FileType;
 use rustix::process::{Resource, Rlimit};
 
 use self::goal::{Goal, Links};
@@ -328,9 +329,11 @@ impl Run<'_> {
                     continue;
                 }
             };
-            let regular = found.item.meta.kind == iomap_core::vfs::FileType::Regular;
+            // A symbolic link, fifo or device replaces a symbolic link; others go where it leads.
+            let kind = found.item.meta.kind;
             if single {
-                let dest = dest(regular, true)?;
+                let follow = matches!(kind, FileType::Regular | FileType::Directory);
+                let dest = dest(follow, true)?;
                 tops.extend(self.top(found, dest));
                 continue;
             }
@@ -352,7 +355,7 @@ impl Run<'_> {
         found: place::Found<S>,
         dest: Dest<T>,
     ) -> Option<Top<S, T>> {
-        let directory = found.item.meta.kind == iomap_core::vfs::FileType::Directory;
+        let directory = found.item.meta.kind == FileType::Directory;
         if dest.directory && !directory {
             let failure = Failure::new(format!("{}: there is no such directory", dest.shown));
             self.report.failure(&failure);

@@ -197,7 +197,7 @@ pub(super) fn host_dest(
     must_be_name(path.display(), single, args, found.is_ok())?;
     let mut real = path.to_owned();
     let link = std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_symlink());
-    if (link && follow) || is_dir {
+    if (link && follow) || path.file_name().is_none() {
         real = std::fs::canonicalize(path).map_err(|error| {
             Failure::of(
                 path.display(),
@@ -261,28 +261,26 @@ pub(super) fn image_dest(
         ..inside.clone()
     };
     let directory = |attr: &iomap_core::vfs::Attr| attr.kind == FileType::Directory;
-    let spot = walker.spot(&slashless, Follow::Yes)?;
-    let is_dir = spot.attr.as_ref().is_some_and(directory);
-    let shown = |place: &InImage| place.to_string();
-    // The root has no name, so the copy cannot take its place.
-    if let Some(attr) = spot
+    let meant = walker.spot(&slashless, Follow::Yes)?;
+    let is_dir = meant.attr.as_ref().is_some_and(directory);
+    let spot = match follow {
+        true => meant.clone(),
+        false => walker.spot(&slashless, Follow::No)?,
+    };
+    // The root has no name, so no copy can take its place.
+    let merge = args.no_target_directory && spot.name.is_empty();
+    if let Some(attr) = meant
         .attr
-        .filter(|_| is_dir && (!args.no_target_directory || spot.name.is_empty()))
+        .filter(|_| is_dir && (!args.no_target_directory || merge))
     {
-        let merge = args.no_target_directory;
         return Ok(Dest {
             dir: ImageDir::new(image.vfs(), number, attr.ino, slashless.clone()),
-            shown: shown(&slashless),
+            shown: slashless.to_string(),
             name: merge.then(Vec::new),
             directory: false,
         });
     }
-    must_be_name(inside, single, args, spot.attr.is_some())?;
-    let spot = if follow || is_dir {
-        spot
-    } else {
-        walker.spot(&slashless, Follow::No)?
-    };
+    must_be_name(inside, single, args, meant.attr.is_some())?;
     let (above, _) = split_last(&slashless.path);
     let above = InImage {
         path: if above.is_empty() {
@@ -298,7 +296,7 @@ pub(super) fn image_dest(
         .map_err(|e| Failure::of(inside, fs_words(&e)))?;
     Ok(Dest {
         dir: ImageDir::new(image.vfs(), number, parent.ino, above.clone()),
-        shown: shown(&above),
+        shown: above.to_string(),
         name: Some(spot.name),
         directory: inside.path.ends_with(b"/") && !is_dir,
     })

@@ -216,11 +216,14 @@ const fn kind_of(flags: ExtentFlags) -> Cell {
 /// `total` bytes in `width` cells: a cell shows the kind that has a byte in it.
 fn picture(total: u64, width: usize, parts: impl Iterator<Item = (u64, u64, Cell)>) -> Vec<Cell> {
     let mut cells = vec![Cell::Nothing; width];
-    let (total, last) = (u128::from(total.max(1)), width - 1);
-    let cell_of = |at: u64| ((u128::from(at) * width as u128 / total) as usize).min(last);
+    let (total, cells_all) = (u128::from(total.max(1)), width as u128);
+    // At most `width`, which is a usize.
+    let bound = |cell: u128| cell.min(cells_all) as usize;
     for (start, len, kind) in parts.filter(|part| part.1 > 0) {
-        let end = start.saturating_add(len - 1);
-        for cell in &mut cells[cell_of(start)..=cell_of(end)] {
+        let end = u128::from(start) + u128::from(len);
+        let first = bound(u128::from(start) * cells_all / total).min(width - 1);
+        let past = bound((end * cells_all).div_ceil(total)).max(first + 1);
+        for cell in &mut cells[first..past] {
             *cell = match *cell {
                 Cell::Nothing => kind,
                 same if same == kind => same,

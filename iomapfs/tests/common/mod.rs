@@ -1,24 +1,24 @@
 //! A folder with an image in it, and the program to run on it.
 
 use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output};
 
 /// A scratch folder.
-pub struct Bench {
+pub(crate) struct Bench {
     folder: tempfile::TempDir,
 }
 
 impl Bench {
     /// A folder without anything.
-    pub fn empty() -> Self {
+    pub(crate) fn empty() -> Self {
         Self {
             folder: tempfile::tempdir().unwrap(),
         }
     }
 
     /// A folder with an empty image `t.img`.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let bench = Self::empty();
         bench.ok([
             "mkfs",
@@ -33,16 +33,12 @@ impl Bench {
         bench
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    pub fn root(&self) -> &Path {
-        self.folder.path()
-    }
-
     /// The program, in the folder, with everything that could colour its output gone.
-    pub fn command<I, A>(&self, args: I) -> Command
+    pub(crate) fn command<I, A>(&self, args: I) -> Command
     where
         I: IntoIterator<Item = A>,
         A: AsRef<OsStr>,
@@ -56,7 +52,7 @@ impl Bench {
         command
     }
 
-    pub fn run<I, A>(&self, args: I) -> Output
+    pub(crate) fn run<I, A>(&self, args: I) -> Output
     where
         I: IntoIterator<Item = A>,
         A: AsRef<OsStr>,
@@ -66,7 +62,7 @@ impl Bench {
 
     /// Runs what must succeed without a word on the standard error. Returns what it printed.
     #[track_caller]
-    pub fn ok<I, A>(&self, args: I) -> String
+    pub(crate) fn ok<I, A>(&self, args: I) -> String
     where
         I: IntoIterator<Item = A>,
         A: AsRef<OsStr>,
@@ -83,7 +79,7 @@ impl Bench {
 
     /// Runs what must fail with this exit code. Returns what it said.
     #[track_caller]
-    pub fn fails<I, A>(&self, code: i32, args: I) -> String
+    pub(crate) fn fails<I, A>(&self, code: i32, args: I) -> String
     where
         I: IntoIterator<Item = A>,
         A: AsRef<OsStr>,
@@ -96,7 +92,7 @@ impl Bench {
     }
 
     #[track_caller]
-    pub fn json<I, A>(&self, args: I) -> serde_json::Value
+    pub(crate) fn json<I, A>(&self, args: I) -> serde_json::Value
     where
         I: IntoIterator<Item = A>,
         A: AsRef<OsStr>,

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, Mode, SeekFrom, Timespec, Timestamps, XattrFlags};
 
 /// Makes a tree. With `owners` some of it belongs to others, where we may do that.
-pub fn generate(root: &Path, seed: u64, owners: bool) {
+pub(crate) fn generate(root: &Path, seed: u64, owners: bool) {
     let mut random = fastrand::Rng::with_seed(seed);
     fs::create_dir(root).unwrap();
     fixed(root);
@@ -223,7 +223,7 @@ fn data(path: &Path) -> Vec<(u64, u64)> {
 }
 
 /// Panics with the first difference of two trees. Without privileges owners may differ.
-pub fn compare(a: &Path, b: &Path) {
+pub(crate) fn compare(a: &Path, b: &Path) {
     let (left, right) = (facts(a), facts(b));
     let names = |facts: &BTreeMap<PathBuf, Facts>| facts.keys().cloned().collect::<Vec<_>>();
     assert_eq!(names(&left), names(&right));
@@ -235,7 +235,7 @@ pub fn compare(a: &Path, b: &Path) {
         if !owners_kept {
             (l.owner, r.owner) = (None, None);
         }
-        assert_eq!(l, r, "{}", path.display());
+        assert!(l == r, "{path:?}:\n{l:?}\n{r:?}");
         if l.size < 100 << 20
             && l.target.is_none()
             && fs::symlink_metadata(a.join(&path)).unwrap().is_file()
