@@ -463,6 +463,11 @@ pub trait OpenFile: Send + Sync {
         Err(FsError::Unsupported("reflink"))
     }
 
+    /// Whether its bytes change without being written: then no mount caches them.
+    fn is_volatile(&self) -> bool {
+        false
+    }
+
     /// For [`OpenFile::clone_range`]: the concrete file.
     fn as_any(&self) -> &dyn Any;
 }

@@ -223,7 +223,7 @@ impl Filesystem for Server {
     fn open(&self, _req: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let shared = &*self.shared;
         match shared.open(shared.ino(node), flags.0) {
-            Ok(handle) => reply.opened(handle, shared.cache.open_flags()),
+            Ok(handle) => reply.opened(handle, shared.open_flags(handle)),
             Err(error) => reply.error(fail(&error)),
         }
     }

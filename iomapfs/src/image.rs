@@ -97,6 +97,11 @@ impl Image {
         }
     }
 
+    /// Takes out what tells the state of its memory; afterwards it tells nothing.
+    pub(crate) fn take_gauges(&mut self) -> crate::backend::Gauges {
+        std::mem::replace(&mut self.mounted.gauges, Box::new(Vec::new))
+    }
+
     /// The file system.
     pub(crate) fn vfs(&self) -> &Arc<dyn Vfs> {
         &self.mounted.vfs

@@ -1,8 +1,8 @@
 //! The program `iomapfs`: file system images on the command line.
 //!
 //! Owns the way from the arguments of the process to a verb, and from what the verb answers to the
-//! exit code. The arguments are [`cli`], what is done is [`verbs`], copying is [`cp`], and what
-//! serves an image is [`backend`].
+//! exit code. The arguments are [`cli`], what is done is [`verbs`], copying is [`cp`],
+//! mounting is [`mount`], and what serves an image is [`backend`].
 
 mod backend;
 mod cli;
@@ -10,6 +10,7 @@ mod cp;
 mod failure;
 mod image;
 mod mode;
+mod mount;
 mod out;
 mod owner;
 mod place;
@@ -28,12 +29,19 @@ use crate::failure::code;
 const CHECK_USAGE: u8 = 16;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(error) => return usage(&error),
+    let args: Vec<_> = std::env::args_os().collect();
+    let outcome = if mount::helper::is_called(&args) {
+        mount::helper::run(&args)
+    } else {
+        match Cli::try_parse_from(args) {
+            Ok(cli) => {
+                out::choose_color(cli.global.color);
+                verbs::run(cli)
+            }
+            Err(error) => return usage(&error),
+        }
     };
-    out::choose_color(cli.global.color);
-    match verbs::run(cli) {
+    match outcome {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
             failure.print();
@@ -49,7 +57,10 @@ fn usage(error: &clap::Error) -> ExitCode {
     if !error.use_stderr() {
         return ExitCode::SUCCESS;
     }
-    let verb = std::env::args_os().nth(1);
-    let is_check = verb.is_some_and(|verb| verb == "check");
-    ExitCode::from(if is_check { CHECK_USAGE } else { code::USAGE })
+    let verb = std::env::args_os().nth(1).unwrap_or_default();
+    ExitCode::from(match verb.to_str() {
+        Some("check") => CHECK_USAGE,
+        Some("mount") => mount::code::USAGE,
+        _ => code::USAGE,
+    })
 }

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use fuser::{Generation, INodeNo, ReplyAttr, ReplyEmpty, ReplyEntry, Request};
+use fuser::{
+    FileHandle, FopenFlags, Generation, INodeNo, ReplyAttr, ReplyEmpty, ReplyEntry, Request,
+};
 use iomap_core::error::Result;
 use iomap_core::vfs::{Attr, Ino, NewInode, Vfs};
 
@@ -42,6 +44,14 @@ impl Shared {
     pub(crate) fn forget_all(&self) {
         self.handles.clear();
         self.nodes.forget_all();
+    }
+
+    /// What the kernel may do with an open file.
+    pub(super) fn open_flags(&self, handle: FileHandle) -> FopenFlags {
+        match self.handles.get(handle) {
+            Ok(file) if file.is_volatile() => FopenFlags::FOPEN_DIRECT_IO,
+            _ => self.cache.open_flags(),
+        }
     }
 
     pub(super) fn ino(&self, node: INodeNo) -> Ino {

@@ -60,7 +60,12 @@ pub(crate) struct Mounted {
     pub(crate) vfs: Arc<dyn Vfs>,
     /// Writes everything, makes it durable and refuses changes from then on.
     pub(crate) unmount: Box<dyn Fn() -> iomap_core::error::Result<()> + Send + Sync>,
+    /// What it has in memory.
+    pub(crate) gauges: Gauges,
 }
+
+/// Tells what a mount has in memory at this moment: names as the kernel has them, with numbers.
+pub(crate) type Gauges = Box<dyn Fn() -> Vec<(&'static str, u64)> + Send + Sync>;
 
 /// What `info` tells: keys as JSON has them, with their values.
 pub(crate) type Facts = Vec<(&'static str, Value)>;

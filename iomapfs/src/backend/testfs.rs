@@ -69,9 +69,27 @@ impl Driver for TestfsDriver {
             ..default
         };
         let fs = TestFs::mount(device, options).map_err(|error| mount_words(&error))?;
+        let pool = fs.pool().clone();
+        let looked = Arc::downgrade(&fs);
         Ok(Mounted {
             vfs: fs.clone(),
             unmount: Box::new(move || fs.unmount()),
+            gauges: Box::new(move || {
+                let stats = pool.stats();
+                let inodes = looked.upgrade().map_or(0, |fs| fs.inodes_in_memory());
+                vec![
+                    ("budget_pages", stats.budget_pages),
+                    ("free_pages", stats.free_pages),
+                    ("nr_pages", stats.nr_pages),
+                    ("nr_dirty", stats.nr_dirty),
+                    ("nr_writeback", stats.nr_writeback),
+                    ("reclaimed", stats.reclaimed),
+                    ("reclaim_scanned", stats.reclaim_scanned),
+                    ("reclaim_refused", stats.refused),
+                    ("allocation_waits", stats.allocation_waits),
+                    ("inodes_in_memory", inodes as u64),
+                ]
+            }),
         })
     }
 

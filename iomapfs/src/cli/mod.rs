@@ -6,9 +6,11 @@
 use clap::{Args, Parser, Subcommand};
 
 mod change;
+mod mount;
 mod whole;
 
 pub(crate) use change::*;
+pub(crate) use mount::*;
 pub(crate) use whole::*;
 
 use crate::out::ColorWhen;
@@ -103,6 +105,13 @@ pub(crate) enum Verb {
     Map(MapArgs),
     /// Look for every inconsistency of an image; changes nothing
     Check(CheckArgs),
+    /// Mount an image on a directory, through FUSE
+    Mount(MountArgs),
+    /// Live counters of a mount
+    Stats(StatsArgs),
+    /// Clean up after a server that died
+    #[command(name = crate::mount::watch::VERB, hide = true)]
+    WatchMount(WatchArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
     /// Print the man page of the program or of a verb

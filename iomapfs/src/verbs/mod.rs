@@ -13,6 +13,7 @@ mod map;
 pub(crate) mod mkfs;
 mod names;
 mod stat;
+mod stats;
 mod tree;
 mod xattr;
 
@@ -55,6 +56,9 @@ pub(crate) fn run(cli: Cli) -> Outcome {
         Verb::Listxattr(args) => xattr::list(&args, &opening),
         Verb::Map(args) => map::run(&args, &opening),
         Verb::Check(args) => check::run(&args, &opening),
+        Verb::Mount(args) => crate::mount::run(&args, &opening),
+        Verb::Stats(args) => stats::run(&args),
+        Verb::WatchMount(args) => crate::mount::watch::run(&args.dir),
         Verb::Completions(args) => generate::completions(&args),
         Verb::Man(args) => generate::man(&args),
     }
