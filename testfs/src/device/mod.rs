@@ -22,15 +22,19 @@
 pub mod counting;
 pub mod deferred;
 pub mod faulty;
+pub mod image;
 pub mod pmem;
 pub mod recording;
 pub mod replay;
 pub mod slow;
+pub mod walk;
 
 pub use counting::{CountingDevice, Traffic};
 pub use deferred::{DeferredDevice, Held};
 pub use faulty::{Counts, Effect, Fault, FaultyDevice, When};
+pub use image::{Image, ImageDevice};
 pub use pmem::PmemDevice;
 pub use recording::RecordingDevice;
 pub use replay::{Fate, Recording, SECTOR};
 pub use slow::{Latency, SlowDevice};
+pub use walk::Walk;

@@ -66,6 +66,11 @@ impl Recording {
         Self { base, events }
     }
 
+    /// What happened, in order.
+    pub(super) fn events(&self) -> &[Event] {
+        &self.events
+    }
+
     /// The last crash point: after everything.
     #[must_use]
     pub const fn end(&self) -> usize {
@@ -235,20 +240,24 @@ impl Recording {
 }
 
 impl Change {
-    const fn sectors(&self) -> usize {
+    pub(super) const fn sectors(&self) -> usize {
         (self.len as usize).div_ceil(SECTOR)
+    }
+
+    /// Whether sector `n` of the change arrives.
+    pub(super) fn arrives(&self, fate: &Fate, n: usize) -> bool {
+        match fate {
+            Fate::Lost => false,
+            Fate::Arrived => true,
+            Fate::Torn(sectors) if self.atomic => sectors.first() == Some(&true),
+            Fate::Torn(sectors) => sectors.get(n) == Some(&true),
+        }
     }
 
     fn apply(&self, image: &mut [u8], fate: &Fate) {
         let image = &mut image[self.addr as usize..][..self.len as usize];
         for (n, sector) in image.chunks_mut(SECTOR).enumerate() {
-            let arrived = match fate {
-                Fate::Lost => false,
-                Fate::Arrived => true,
-                Fate::Torn(sectors) if self.atomic => sectors.first() == Some(&true),
-                Fate::Torn(sectors) => sectors.get(n) == Some(&true),
-            };
-            match (&self.data, arrived) {
+            match (&self.data, self.arrives(fate, n)) {
                 (_, false) => {}
                 (Some(data), true) => {
                     sector.copy_from_slice(&data[n * SECTOR..][..sector.len()]);
