@@ -16,7 +16,7 @@ macro_rules! rules {
     ($($name:ident = $text:literal,)*) => {
         /// A rule with a switch. The names are those of the semantics reference: J journal commits,
         /// F folio hooks, V validity of mappings, D pins and layout changes, O direct I/O order,
-        /// S synchronous faults, B bugs that others had.
+        /// S synchronous faults, B bugs that others had, C crashes of testfs and of the core.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum Rule {
             $(#[doc = $text] $name,)*
@@ -100,6 +100,23 @@ rules! {
     B56 = "the rest of a new block is zeroed on every exit of a direct write",
     B62 = "a buffered fall-back waits for direct I/O in flight",
     B69 = "everyone who waits for a removed DAX entry is woken",
+    C1 = "a commit flushes its nodes, and the data before them, before it writes the root",
+    C2 = "the root is on stable storage when a commit ends",
+    C3 = "the root goes into the slot that does not hold the newest durable one",
+    C4 = "freed blocks are not used again before the commit that frees them is durable",
+    C5 = "a sync that finds its metadata durable flushes the device",
+    C6 = "blocks are not written in place while a durable tree gives them to two files",
+    C7 = "a move of blocks inside a file is durable before they are written in their new place",
+    C8 = "new blocks read as zeroes until their data is on the device",
+    C9 = "a private copy becomes part of its file when it has been written, not before",
+    C10 = "a cut zeroes the rest of its last block on the device before the size shrinks",
+    C11 = "a sync of data alone commits what is needed to find it",
+    C12 = "a sync of data alone commits data that lives in the inode",
+    C13 = "a direct write is durable by FUA alone only if what finds its block is durable",
+    C14 = "a sync has waited for the data when it commits",
+    C15 = "what a failed commit left is written by the next one",
+    C16 = "a truncate records the blocks it is going to free together with the size",
+    C17 = "an inode without a name is recorded in the transaction that takes the name",
 }
 
 /// Whether `rule` is turned off in this process. Constant `false` without the feature `mutation`.

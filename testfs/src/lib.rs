@@ -9,6 +9,7 @@
 //! | [`device`] | simulated devices: deferred, faulty, recording, slow, counting |
 //! | [`model`] | the reference: what a file system must look like |
 //! | [`torture`] | all operations mixed, from many threads, against the model |
+//! | [`crash`] | every power cut of a workload, replayed and judged |
 //! | [`run`] | the demonstration: every path, verified and measured |
 //! | [`cli`] | the program `testfs` |
 //!
@@ -16,6 +17,7 @@
 
 pub mod check;
 pub mod cli;
+pub mod crash;
 pub mod device;
 pub mod format;
 pub mod fs;

@@ -1,11 +1,12 @@
-//! The program: `run`, `mkfs`, `check`, `torture`.
+//! The program: `run`, `mkfs`, `check`, `torture`, `crash`.
 //!
 //! Owns arguments, exit codes and what is printed. What the commands do is
-//! [`run`](mod@crate::run), [`check`](mod@crate::check), [`torture`](crate::torture).
+//! [`run`](mod@crate::run), [`check`](mod@crate::check), [`torture`](crate::torture),
+//! [`crash`](crate::crash).
 //!
 //! | Code | Means |
 //! |---|---|
-//! | 0 | done; for `run` and `torture`: and everything was verified |
+//! | 0 | done; for `run`, `torture` and `crash`: and everything was verified |
 //! | 1 | a verification failed |
 //! | 2 | the arguments make no sense |
 //! | 3 | the file could not be opened, made or mounted, or was refused; the device failed |
@@ -13,6 +14,7 @@
 //!
 //! `check` has the codes of fsck(8): 0 clean, 4 errors left, 8 it could not be checked, 16 usage.
 
+mod crash;
 mod open;
 mod size;
 mod torture;
@@ -61,6 +63,8 @@ enum Command {
     Check(CheckArgs),
     /// All operations mixed, from many threads, against a model
     Torture(torture::TortureArgs),
+    /// Replay the power cuts of workloads, and look for broken promises
+    Crash(crash::CrashArgs),
 }
 
 #[derive(Debug, Args)]
@@ -126,6 +130,7 @@ pub fn main() -> ExitCode {
         Command::Mkfs(args) => mkfs_command(&args),
         Command::Check(args) => check_command(&args),
         Command::Torture(args) => torture::command(&args),
+        Command::Crash(args) => crash::command(&args),
     };
     ExitCode::from(code)
 }

@@ -46,11 +46,18 @@ impl<D: BlockDevice> RecordingDevice<D> {
         for (n, part) in base.chunks_mut(1 << 20).enumerate() {
             inner.read_at(DevAddr::new((n as u64) << 20), part)?;
         }
-        Ok(Self {
+        Ok(Self::with_base(inner, base))
+    }
+
+    /// Starts from `base`, which is durable: what `inner` holds now. For [`Recording::walk`], which
+    /// brings its own, it may be empty.
+    #[must_use]
+    pub fn with_base(inner: D, base: Vec<u8>) -> Self {
+        Self {
             inner,
             base: base.into(),
             log: Arc::new(Mutex::new(Rank::DeviceQueue, Log::default())),
-        })
+        }
     }
 
     /// The device inside.

@@ -172,7 +172,9 @@ pub fn combinations(sectors: &[usize], max: usize, rng: &mut Rng) -> Vec<Vec<Fat
     let total: usize = sectors.iter().sum();
     if total < usize::BITS as usize - 1 && 1 << total <= max {
         // Every subset of the sectors.
-        return (0..1_usize << total).map(|bits| torn(sectors, bits)).collect();
+        return (0..1_usize << total)
+            .map(|bits| torn(sectors, bits))
+            .collect();
     }
     if writes < usize::BITS as usize - 1 && 1 << writes <= max {
         let subset = |bits: usize| {
@@ -285,7 +287,10 @@ mod tests {
                 assert_eq!(walk.mark(), recording.marks(point).last().copied());
                 for fates in [recording.fates(point, seed), Vec::new()] {
                     let expected = recording.image_with(point, &fates);
-                    assert!(walk.image(&fates).bytes() == expected, "seed {seed}, {point}");
+                    assert!(
+                        walk.image(&fates).bytes() == expected,
+                        "seed {seed}, {point}"
+                    );
                 }
             }
         }
@@ -296,7 +301,10 @@ mod tests {
         let mut rng = Rng::with_seed(1);
         let combine = |sectors: &[usize], rng: &mut Rng| {
             let all = combinations(sectors, 32, rng);
-            all.iter().map(|c| format!("{c:?}")).collect::<BTreeSet<_>>().len()
+            all.iter()
+                .map(|c| format!("{c:?}"))
+                .collect::<BTreeSet<_>>()
+                .len()
         };
         assert_eq!(combine(&[], &mut rng), 1);
         assert_eq!(combine(&[2, 1], &mut rng), 8);

@@ -7,6 +7,7 @@
 use iomap_core::error::{Errno, FsError, Result};
 use iomap_core::fsync::write_and_wait;
 use iomap_core::iomap::InlineBuffer;
+use iomap_core::mutation::{self, Rule};
 use iomap_core::page_cache::InvalidateError;
 use iomap_core::units::{BlockBits, FilePos, FileRange};
 use iomap_core::unshare::unshare_range;
@@ -242,7 +243,9 @@ impl TestInode {
         range.start().is_aligned(bits) && range.end().is_aligned(bits)
     }
 
-    /// Moves extents by `f` and sets the size, in one transaction.
+    /// Moves extents by `f` and sets the size, in one transaction, which is durable at the end: what
+    /// is written to a block in its new place must not be found in its old one after a crash (rule
+    /// C7).
     fn shift(
         &self,
         moved: BlockRange,
@@ -264,7 +267,11 @@ impl TestInode {
                 self.core.set_size(size);
             },
         )?;
-        Ok(())
+        if mutation::off(Rule::C7) {
+            return Ok(());
+        }
+        let newest = self.pending.lock().generation();
+        self.volume.make_durable(newest)
     }
 
     /// Writes everything from `start` on and takes it out of the cache, whole folios: what they

@@ -30,7 +30,7 @@ use super::mapping::{Mapping, Place};
 use super::volume::Volume;
 use crate::format::item::{self, Body};
 use crate::format::{BlockRange, DiskBlock, FileBlock, Ino};
-use crate::meta::extents::Extent;
+use crate::meta::extents::{Extent, ExtentState};
 use crate::meta::{Purpose, Txn};
 
 /// A regular file in memory.
@@ -159,7 +159,9 @@ impl TestInode {
             let extent = view.extent_at(self.ino, BlockRange::from(block))?;
             Ok((self.mapping.write(), extent))
         })?;
-        map.recent = Some(extent);
+        // What is shared ceases to be so without a change of this file.
+        let shared = matches!(extent.state, ExtentState::Mapped { shared: true, .. });
+        map.recent = (!shared).then_some(extent);
         Ok(Spot { map, extent, block })
     }
 

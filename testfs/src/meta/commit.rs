@@ -10,7 +10,8 @@
 //! 2. Write the nodes.
 //! 3. Flush: nodes, and all data whose I/O had completed before step 1, are durable.
 //! 4. Write the superblock with FUA into the slot that does *not* hold the newest durable state.
-//! 5. Under the state lock: the blocks freed in this generation become free.
+//! 5. Under the state lock: the blocks freed in this generation become free, and those that lost
+//!    their second owner in it may be written in place.
 //!
 //! A crash before step 4 completes leaves the other slot, and no block of its tree has been touched:
 //! what it refers to was not free. If a step fails, the generation stays undurable and its blocks
@@ -199,6 +200,7 @@ impl Meta {
         })?;
         backlog.nodes.extend(nodes);
         backlog.pinned.append(&mut state.freed);
+        state.lone.begin_commit();
         state.generation += 1;
         state.changed = false;
         self.space.publish(state.map.free(), state.pinned, 0);
@@ -266,6 +268,7 @@ impl Meta {
             state.release(*run)?;
             state.pinned -= run.len;
         }
+        state.lone.end_commit();
         let dirty = state.version.tree.dirty();
         self.space.publish(state.map.free(), state.pinned, dirty);
         self.store.unpin(generation);

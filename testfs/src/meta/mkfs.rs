@@ -171,6 +171,7 @@ impl Meta {
             map,
             freed: Vec::new(),
             pinned: 0,
+            lone: super::Lone::default(),
             // Nodes gather at the end of the device, data at its beginning.
             node_cursor: crate::format::DiskBlock::new(geometry.blocks() / 16 * 15),
         };

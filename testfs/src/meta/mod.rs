@@ -68,6 +68,7 @@ pub use view::View;
 use crate::format::{DiskBlock, DiskRun, Features, Geometry, Ino};
 use commit::Committer;
 use space::free_map::FreeMap;
+use space::lone::Lone;
 use space::{Room, Space};
 use store::NodeStore;
 use tree::Tree;
@@ -120,6 +121,8 @@ struct State {
     freed: Vec<DiskRun>,
     /// Blocks in `freed`, and in those of commits that are not durable.
     pinned: u64,
+    /// Not shared any more, but to be treated so.
+    lone: Lone,
     /// Where the next node goes.
     node_cursor: DiskBlock,
 }
@@ -185,6 +188,7 @@ impl Meta {
         f(&View::new(
             &self.store,
             &state.version,
+            &state.lone,
             &self.identity.hash_seed,
         ))
     }

@@ -58,6 +58,9 @@ impl Txn<'_> {
                 txn.free_blocks(part);
                 return Ok(());
             }
+            if count == 2 {
+                txn.left_alone(part);
+            }
             txn.set_count(part, count - 1)
         })
     }

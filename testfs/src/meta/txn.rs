@@ -11,6 +11,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use iomap_core::error::{Corrupt, FsError, Result};
+use iomap_core::mutation::{self, Rule};
 use iomap_core::sync::atomic::{AtomicU64, Ordering};
 
 use super::space::{Grant, Purpose, Reservation, Space};
@@ -34,6 +35,8 @@ pub struct Txn<'a> {
     /// Freed: nodes and blocks of files.
     freed_nodes: Vec<DiskBlock>,
     freed: Vec<DiskRun>,
+    /// Blocks that have one owner now and had two.
+    lone: Vec<DiskRun>,
     /// Blocks taken out of reservations, and where to put them back.
     drawn: Vec<(Arc<AtomicU64>, u64)>,
     /// Grants that became part of a file.
@@ -58,6 +61,7 @@ impl<'a> Txn<'a> {
             allocated: Vec::new(),
             freed_nodes: Vec::new(),
             freed: Vec::new(),
+            lone: Vec::new(),
             drawn: Vec::new(),
             attached: Vec::new(),
         }
@@ -66,7 +70,9 @@ impl<'a> Txn<'a> {
     /// The metadata as this transaction has made it so far.
     #[must_use]
     pub const fn view(&self) -> View<'_> {
-        View::new(self.store, &self.state.version, &self.identity.hash_seed)
+        let state = &*self.state;
+        let seed = &self.identity.hash_seed;
+        View::new(self.store, &state.version, &state.lone, seed)
     }
 
     /// The generation the changes belong to: durable when
@@ -203,6 +209,11 @@ impl<'a> Txn<'a> {
         self.freed.push(run);
     }
 
+    /// Notes blocks that have one owner left.
+    pub(super) fn left_alone(&mut self, run: DiskRun) {
+        self.lone.push(run);
+    }
+
     /// Keeps everything, or nothing if that or `result` fails.
     pub(super) fn finish<T>(mut self, purpose: Purpose, result: Result<T>) -> Result<T> {
         let value = result?;
@@ -228,6 +239,11 @@ impl<'a> Txn<'a> {
         state
             .freed
             .extend(nodes.map(|block| DiskRun::new(block, 1)));
+        for run in self.lone.drain(..) {
+            if !mutation::off(Rule::C6) {
+                state.lone.insert(run);
+            }
+        }
         state.changed |= self.edited;
         for mut grant in self.attached.drain(..) {
             grant.disarm();

@@ -9,6 +9,7 @@ use std::fmt;
 use iomap_core::error::{Corrupt, Errno, FsError, Result};
 
 use super::Version;
+use super::space::lone::Lone;
 use super::store::NodeStore;
 use super::tree::Walk;
 use crate::format::item::{BadItem, Inode};
@@ -19,6 +20,7 @@ use crate::format::{Geometry, Ino, Key};
 pub struct View<'a> {
     store: &'a NodeStore,
     version: &'a Version,
+    lone: &'a Lone,
     seed: &'a [u8; 16],
 }
 
@@ -26,11 +28,13 @@ impl<'a> View<'a> {
     pub(super) const fn new(
         store: &'a NodeStore,
         version: &'a Version,
+        lone: &'a Lone,
         seed: &'a [u8; 16],
     ) -> Self {
         Self {
             store,
             version,
+            lone,
             seed,
         }
     }
@@ -45,6 +49,11 @@ impl<'a> View<'a> {
     #[must_use]
     pub const fn inodes(&self) -> u64 {
         self.version.inodes
+    }
+
+    /// Blocks with one owner that count as shared.
+    pub(super) const fn lone(&self) -> &Lone {
+        self.lone
     }
 
     pub(crate) const fn seed(&self) -> &[u8; 16] {

@@ -46,7 +46,7 @@ pub enum ExtentState {
         start: DiskBlock,
         /// Never written: reads as zeroes.
         unwritten: bool,
-        /// Other files have them too: a write must go elsewhere.
+        /// Other files have them too, or would again after a crash: a write must go elsewhere.
         shared: bool,
     },
 }
@@ -157,10 +157,13 @@ impl View<'_> {
         Ok((FileBlock::new(key.offset), item))
     }
 
-    /// How far the start of `run` is shared, or is not.
+    /// How far the start of `run` is shared, or is not. It still is while a durable tree says so.
     fn sharing(&self, run: DiskRun) -> Result<(u64, bool)> {
         let (len, count) = self.owners(run)?;
-        Ok((len, count > 1))
+        if count > 1 {
+            return Ok((len, true));
+        }
+        Ok(self.lone().start_of(run.take(len)))
     }
 }
 

@@ -25,6 +25,7 @@
 
 pub(crate) mod free_map;
 pub mod grant;
+pub(super) mod lone;
 
 use iomap_core::error::{FsError, Result};
 use iomap_core::sync::{Mutex, Rank};
