@@ -202,7 +202,7 @@ impl Job {
         let workload: &Workload = match options.workload {
             Some(workload) => workload,
             // Every second one is a sequence of two operations.
-            None if n % 2 == 0 => &all[0],
+            None if n.is_multiple_of(2) => &all[0],
             None => &all[1 + (n / 2) as usize % (all.len() - 1)],
         };
         let mut rng = Rng::with_seed(seed);
@@ -329,7 +329,7 @@ impl<'a> Shared<'a> {
         if states >= self.options.states {
             self.stop.store(true, Relaxed);
         }
-        if states % 64 == 0 {
+        if states.is_multiple_of(64) {
             (self.progress)(states);
         }
         Some(states)
@@ -403,7 +403,7 @@ impl Replay<'_> {
         let key = image.fingerprint();
         if !self.found.contains_key(&key) {
             let number = self.shared.count(image);
-            let use_it = number.is_some_and(|n| n % USE_EVERY == 0);
+            let use_it = number.is_some_and(|n| n.is_multiple_of(USE_EVERY));
             let found = recover(image, self.pool, use_it)?;
             self.found.insert(key, found);
         }

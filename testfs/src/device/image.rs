@@ -31,8 +31,9 @@ impl Image {
     #[must_use]
     pub fn new(bytes: &[u8]) -> Self {
         let size = bytes.len() / SECTOR * SECTOR;
+        let zeroes = Arc::new([0; PART]);
         let mut image = Self {
-            parts: vec![Arc::new([0; PART]); size.div_ceil(PART)],
+            parts: vec![zeroes; size.div_ceil(PART)],
             size,
             fingerprint: 0,
         };
