@@ -230,14 +230,32 @@ fn with_locked<B: WritebackOps + ?Sized>(
         range: req.range.intersect(inode.bytes()),
         ..*req
     };
-    if backend.folio_prepare(guard, &mut folio, &req)? == Prepared::Again {
+    let untold = off(Rule::J3) && has_storage(backend, req.range);
+    if !untold
+        && !off(Rule::J2)
+        && backend.folio_prepare(guard, &mut folio, &req)? == Prepared::Again
+    {
         return Ok(Attempt::Again);
     }
     let result = reserve(backend, &mut folio, req.range, early);
     let done = if result.is_ok() { req.range.len() } else { 0 };
-    backend.folio_done(guard, &mut folio, &req, done);
+    if !untold {
+        backend.folio_done(guard, &mut folio, &req, done);
+    }
     result?;
     show(inode, range, &mut folio, page..page.plus(1), true)
+}
+
+/// Whether the block at the start of `range` needs no allocation: what a fault that leaves early
+/// for such blocks would ask (rule J3 off).
+fn has_storage<B: WritebackOps + ?Sized>(backend: &B, range: FileRange) -> bool {
+    let mut mapped = false;
+    let flags = MapFlags::empty();
+    let _looked = for_each_mapping(backend, range, Intent::Report, flags, |step| {
+        mapped = matches!(step.iomap().kind, MapKind::Mapped { .. });
+        Ok(Flow::Stop)
+    });
+    mapped
 }
 
 /// Dirties the bytes and gets them storage, or a promise of it. On error everything is as it was.

@@ -21,6 +21,7 @@
 //! | What is a folio, who may touch it? | [`folio`] | [`page_cache`] |
 //! | What happens in a memory mapping? | [`mmap`] | [`fault`], [`page_cache`] |
 //! | What is a DAX file? | [`dax`] | [`dax_io`] |
+//! | What does a journal ask of the cache? | [`commit`] | [`ops::FolioOps`], `tests/mmap/journal.rs` |
 //! | Which lock before which? | [`sync`](mod@sync) | `docs/LOCKING.md` |
 //! | What does a mount ask for? | [`vfs`] | [`file`](mod@file) |
 //!
@@ -31,7 +32,7 @@
 //! ```text
 //! 4  file  vfs  aio
 //! 3  read  readahead  write  fault  zero  unshare  delalloc  resize  writeback  ioend  fsync  direct
-//!    dax_io  seek  fiemap  swapfile
+//!    commit  dax_io  seek  fiemap  swapfile
 //! 2  ops  iter  user
 //! 1  device < folio, page_cache, mmap, dax < inode < flusher
 //! 0  units  error  iomap  stats  sync  mutation
@@ -52,6 +53,7 @@
 
 #[cfg(feature = "tokio")]
 pub mod aio;
+pub mod commit;
 pub mod dax;
 pub mod dax_io;
 pub mod delalloc;

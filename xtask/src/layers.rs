@@ -36,6 +36,7 @@ const LEVELS: &[(&str, &[&str])] = &[
             "writeback",
             "ioend",
             "fsync",
+            "commit",
             "direct",
             "dax_io",
             "seek",

@@ -14,4 +14,5 @@ mod device;
 mod faults;
 #[allow(dead_code, reason = "shared with tests that use all of it")]
 mod file;
+mod journal;
 mod races;
