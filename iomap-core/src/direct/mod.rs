@@ -38,6 +38,7 @@ mod complete;
 mod lock;
 mod plan;
 mod submit;
+mod tasks;
 mod ticket;
 
 pub use lock::{WriteLock, lock_for_write, write_locked};

@@ -1,7 +1,7 @@
 //! Direct I/O without waiting: a ticket that is a future and a blocking wait.
 //!
-//! Owns the hand-over of the end of a request: to the thread that waits for it, or to a thread of
-//! its own, so that it ends even if nobody asks (others wait for the in-flight count). The request
+//! Owns the hand-over of the end of a request: to the thread that waits for it, or to those
+//! of `tasks`, so that it ends even if nobody asks (others wait for the in-flight count). The request
 //! keeps memory, count and backend until then; a dropped ticket gives up the result only.
 //!
 //! Somebody must look at the device ([`BlockDevice::poll`]) for completions to run: a waiter of any
@@ -18,6 +18,7 @@ use super::buffer::{Flight, Waits};
 use super::complete::{Finish, Finished};
 use super::plan::Request;
 use super::submit::submit;
+use super::tasks::{self, Job};
 use super::{
     DirectFlags, DirectOutcome, Start, Written, begin, fall_back, read_request, settle_for_read,
     start_write, write_request,
@@ -26,7 +27,7 @@ use crate::device::{BlockDevice, DeviceBuf};
 use crate::error::{Errno, FsError, Result};
 use crate::inode::DirectGuard;
 use crate::ops::DirectOps;
-use crate::sync::{Mutex, Rank, thread};
+use crate::sync::{Mutex, Rank};
 use crate::units::FilePos;
 
 /// How an asynchronous direct I/O ended, and its memory.
@@ -37,9 +38,6 @@ pub struct DirectResult {
     /// The memory moved in.
     pub buffer: DeviceBuf,
 }
-
-/// Work of the end of a request, for task context.
-type Job = Box<dyn FnOnce() + Send>;
 
 /// A backend, kept for the sake of its memory.
 type Keep = Arc<dyn Send + Sync>;
@@ -83,7 +81,7 @@ impl Cell {
             (state.waker.take(), state.waiting, keep)
         };
         if keep.is_some() {
-            run_elsewhere(Box::new(move || drop(keep)));
+            tasks::run(Box::new(move || drop(keep)));
         }
         if let Some(waker) = waker {
             waker.wake();
@@ -101,29 +99,7 @@ impl Cell {
             return;
         }
         drop(state);
-        run_elsewhere(job);
-    }
-}
-
-/// Does `job` in a thread of its own; if there cannot be one, here: the count must be lowered.
-fn run_elsewhere(job: Job) {
-    let slot = Arc::new(Mutex::new(Rank::Wait, Some(job)));
-    let theirs = Arc::clone(&slot);
-    let spawned = thread::Builder::new()
-        .name("iomap-direct".into())
-        .spawn(move || {
-            let job = theirs.lock().take();
-            if let Some(job) = job {
-                job();
-            }
-        });
-    let left = if spawned.is_err() {
-        slot.lock().take()
-    } else {
-        None
-    };
-    if let Some(job) = left {
-        job();
+        tasks::run(job);
     }
 }
 
@@ -239,7 +215,7 @@ impl<B: DirectOps + 'static> End<B> {
             Ok(Finished {
                 outcome,
                 sync: sync @ Some(_),
-            }) => run_elsewhere(Box::new(move || {
+            }) => tasks::run(Box::new(move || {
                 let outcome = Written { outcome, sync }.sync(&*backend);
                 self.resolve(outcome);
             })),

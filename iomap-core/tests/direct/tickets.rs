@@ -194,6 +194,30 @@ fn many_requests_end_in_any_order() {
 }
 
 #[test]
+fn writes_nobody_waits_for_share_a_few_threads() {
+    let file = TestFile::new(12);
+    file.lay_out(0..64, Some(1));
+    file.device.hold();
+    for n in 0..64 {
+        drop(start_write(&file, n << 12, 2, NONE));
+    }
+    let threads = Arc::new(std::sync::Mutex::new(std::collections::HashSet::new()));
+    let seen = Arc::clone(&threads);
+    file.hooks.lock().done = Some(Box::new(move |_| {
+        seen.lock().unwrap().insert(std::thread::current().id());
+        Ok(())
+    }));
+    file.device.release();
+    let lock = file.inode().lock_exclusive();
+    file.inode().wait_for_direct(&lock);
+    drop(lock);
+    assert_eq!(file.state.lock().done.len(), 64);
+    let threads = threads.lock().unwrap().len();
+    assert!(threads <= 8, "{threads} threads for 64 writes");
+    assert_eq!(file.contents()[..64 << 12], [2; 64 << 12]);
+}
+
+#[test]
 fn a_pure_overwrite_nobody_wants_to_hear_of_ends_in_its_completion() {
     let file = TestFile::new(12);
     file.lay_out(0..2, Some(1));
