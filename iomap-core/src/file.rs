@@ -189,7 +189,8 @@ impl<B: DirectOps> File<B> {
     ///
     /// `EBADF` if not opened for writing, `EFBIG` at the largest position; what
     /// [`buffered_write`] answers; with a synchronous flag what the sync answers, although the
-    /// bytes are in the cache.
+    /// bytes are in the cache. So they may be after an error, or a short count, of a direct write
+    /// that went through the cache and could not be written from there: the size covers them then.
     pub fn write_at(&self, pos: FilePos, from: &[u8], flags: IoFlags) -> Result<usize> {
         if !self.flags.contains(OpenFlags::WRITE) {
             return Err(crate::error::Errno::BADF.into());
@@ -480,6 +481,18 @@ impl<B: DirectOps> File<B> {
     pub fn fiemap(&self, range: FileRange, sync: bool) -> Result<Vec<Extent>> {
         let _shared = self.inode().lock_shared();
         fiemap(&*self.backend, range, sync)
+    }
+
+    /// Whether an error of an earlier writeback waits for the next sync of this open file, which
+    /// reports it all the same: for who is about to copy what is on the device.
+    ///
+    /// # Errors
+    ///
+    /// That error.
+    pub fn check_writeback(&self) -> Result<()> {
+        let seen = *self.seen.lock();
+        let checked = self.inode().cache().check_error(seen);
+        checked.map_err(FsError::Writeback)
     }
 
     /// The writeback error this open file was not told of yet, once.

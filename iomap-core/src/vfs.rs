@@ -382,14 +382,16 @@ pub trait Vfs: Send + Sync {
     ///
     /// # Errors
     ///
-    /// The first failure; the rest is tried all the same.
+    /// The first failure; the rest is tried all the same. Among the failures is any loss of data by
+    /// writeback since the last call.
     fn sync(&self) -> Result<()>;
 
-    /// Makes one inode of any type durable: a directory's entries, a link, a device node.
+    /// Makes one inode of any type durable: a directory's entries, a link, a device node, a file as
+    /// if it were opened for it.
     ///
     /// # Errors
     ///
-    /// What writing it gives.
+    /// What writing it gives; for a file also an error of an earlier writeback nobody was told of.
     fn fsync_inode(&self, ino: Ino, data_only: bool) -> Result<()>;
 
     /// What happened since the mount.

@@ -72,10 +72,24 @@ impl ErrorSequence {
         }
     }
 
-    /// Whether an error has been recorded that `since` has not seen.
+    /// Answers as [`ErrorSequence::check_and_advance`], and nobody counts as told.
+    ///
+    /// # Errors
+    ///
+    /// The error recorded last, if `since` has not seen it.
+    pub fn check(&self, since: ErrSeq) -> Result<(), Errno> {
+        let value = self.value.load(Ordering::Acquire);
+        if value & !SEEN == since.0 & !SEEN {
+            return Ok(());
+        }
+        Err(Errno::from_raw_os_error((value & ERRNO).cast_signed()))
+    }
+
+    /// Whether there is an error nobody was told of.
     #[must_use]
-    pub fn has_new(&self, since: ErrSeq) -> bool {
-        self.value.load(Ordering::Acquire) & !SEEN != since.0 & !SEEN
+    pub fn is_unseen(&self) -> bool {
+        let value = self.value.load(Ordering::Acquire);
+        value & ERRNO != 0 && value & SEEN == 0
     }
 
     /// Reports the last error if it came after `since`, and moves `since` behind it.
@@ -142,9 +156,11 @@ mod tests {
         for _ in 0..3 {
             errors.record(Errno::IO);
             errors.record(Errno::IO);
-            assert!(errors.has_new(file));
+            assert!(errors.is_unseen());
+            assert_eq!(errors.check(file), Err(Errno::IO));
             assert_eq!(errors.check_and_advance(&mut file), Err(Errno::IO));
-            assert!(!errors.has_new(file));
+            assert_eq!(errors.check(file), Ok(()));
+            assert!(!errors.is_unseen());
         }
     }
 

@@ -226,6 +226,21 @@ impl PageCache {
         self.errors.sample()
     }
 
+    /// Whether an error was recorded that nobody was told of.
+    #[must_use]
+    pub fn has_unseen_error(&self) -> bool {
+        self.errors.is_unseen()
+    }
+
+    /// The last error, as an open file would be told of it; it does not count as told.
+    ///
+    /// # Errors
+    ///
+    /// The error recorded last, if `since` has not seen it.
+    pub fn check_error(&self, since: ErrSeq) -> Result<(), Errno> {
+        self.errors.check(since)
+    }
+
     /// Reports the last error to an open file, once.
     ///
     /// # Errors

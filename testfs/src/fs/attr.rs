@@ -176,6 +176,7 @@ impl TestInode {
 
     /// Makes durable what is needed to read the data (`data_only`), or everything.
     pub(super) fn sync_attributes(&self, data_only: bool) -> Result<()> {
+        self.settle_cut()?;
         let inline = self.pending.lock().inline;
         if !data_only || inline {
             self.flush_attributes()?;

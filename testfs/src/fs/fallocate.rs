@@ -33,6 +33,7 @@ impl TestInode {
         self.core.wait_for_direct(&guard);
         self.touch()?;
         let _invalidate = self.core.invalidate_lock().write();
+        self.finish_cut()?;
         match mode {
             Fallocate::Allocate => self.preallocate(range, true),
             Fallocate::AllocateKeepSize => self.preallocate(range, false),

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use iomap_core::error::{FsError, Result};
 use iomap_core::inode::{Inode, InodeConfig};
 use iomap_core::iomap::{Iomap, MapKind, Validity};
-use iomap_core::sync::atomic::{AtomicU64, Ordering};
+use iomap_core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use iomap_core::sync::{Mutex, Rank, RwLock, RwLockWriteGuard};
 use iomap_core::units::{FilePos, FileRange};
 
@@ -48,6 +48,14 @@ pub struct TestInode {
     disk_size: AtomicU64,
     pub(super) inline: Arc<InlineData>,
     pub(super) pending: Mutex<Pending>,
+    /// A truncate could not bring the tree to the size in memory: until that is done, what lies past
+    /// it must not become part of the file. Changed with the inode lock held exclusively; seen
+    /// without it by a sync, which takes the lock then (`Relaxed`: the lock orders).
+    pub(super) uncut: AtomicBool,
+    /// The errors of writeback that a sync of the whole file system has reported, as
+    /// [`IoendQueue::errors`](iomap_core::inode::IoendQueue::errors) counts them. Orders nothing: it
+    /// is a copy of that count.
+    reported: AtomicU64,
 }
 
 impl TestInode {
@@ -77,7 +85,23 @@ impl TestInode {
             disk_size: AtomicU64::new(item.size),
             inline: Arc::new(InlineData::new(data, capacity)),
             pending: Mutex::new(Rank::InodeState, pending),
+            uncut: AtomicBool::new(false),
+            reported: AtomicU64::new(0),
         })
+    }
+
+    /// The last error of writeback since this was last asked: for syncs of the whole file system.
+    pub(super) fn report_errors(&self) -> Result<()> {
+        let ioends = self.core.ioends();
+        let now = ioends.errors();
+        let before = self.reported.swap(now, Ordering::Relaxed);
+        ioends.errors_since(before).map_err(FsError::Writeback)
+    }
+
+    /// Whether nobody was told of an error of writeback yet.
+    pub(super) fn has_unreported_error(&self) -> bool {
+        let reported = self.reported.load(Ordering::Relaxed);
+        self.core.cache().has_unseen_error() && self.core.ioends().errors() != reported
     }
 
     /// Changes extents of the file: `f` in a transaction with the mapping lock held, `kept` with

@@ -19,6 +19,7 @@ use iomap_core::iomap::{FsFlags, InlineBuffer, Iomap, MapKind};
 use iomap_core::ops::{
     Finished, Intent, MapError, MapFlags, MapOps, MapRequest, Mapped, TransactionOrder,
 };
+use iomap_core::sync::atomic::Ordering;
 use iomap_core::units::{FilePos, FileRange};
 
 use super::inode::{Spot, TestInode};
@@ -42,6 +43,7 @@ impl MapOps for TestInode {
         if req.intent.is_write() {
             self.volume.check_writable()?;
             self.check_size(req.range.end())?;
+            self.before_growth(req)?;
         }
         if let Some(iomap) = self.map_inline(req)? {
             return Ok(Mapped::new(iomap, ()));
@@ -88,6 +90,19 @@ impl TestInode {
             return Err(FsError::TooBig);
         }
         Ok(())
+    }
+
+    /// What lies past the end of the file must be gone before it grows there.
+    fn before_growth(&self, req: &MapRequest) -> Result<()> {
+        let grows = req.intent == Intent::Write && req.range.end() > self.core.size();
+        if !grows || !self.uncut.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        if req.nowait() {
+            return Err(FsError::WouldBlock);
+        }
+        // Whoever grows the file has the inode lock exclusively.
+        self.finish_cut()
     }
 
     /// The answer for a file whose data lives in its inode, which it has left if it is to grow past

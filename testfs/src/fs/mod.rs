@@ -151,7 +151,8 @@ impl TestFs {
     ///
     /// # Errors
     ///
-    /// The first failure; the rest is written all the same.
+    /// The first failure; the rest is written all the same. Among the failures is any loss of data
+    /// by writeback since the last sync of the whole file system.
     pub fn unmount(&self) -> Result<()> {
         let written = self.sync_all();
         self.table.clear();
@@ -179,6 +180,13 @@ impl TestFs {
         &self.volume().flusher
     }
 
+    /// Whether the device refused metadata: what is durable is not known, and nothing is changed any
+    /// more.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.volume().has_failed()
+    }
+
     /// Regular files in memory.
     #[must_use]
     pub fn inodes_in_memory(&self) -> usize {
@@ -203,7 +211,9 @@ impl TestFs {
             }
         }
         for inode in &inodes {
+            result = result.and(inode.settle_cut());
             result = result.and(inode.flush_attributes());
+            result = result.and(inode.report_errors());
         }
         let volume = self.volume();
         result.and(volume.make_durable(volume.meta().newest_generation()))

@@ -7,9 +7,9 @@
 use std::sync::Arc;
 
 use iomap_core::error::{Errno, FsError, Result};
-use iomap_core::fsync::fsync;
+use iomap_core::file::File;
 use iomap_core::stats::Snapshot;
-use iomap_core::units::{FilePos, FileRange};
+use iomap_core::units::FilePos;
 use iomap_core::vfs;
 use iomap_core::vfs::{
     Attr, DirEntry, Held, NewInode, OpenFile, OpenFlags, RenameMode, SetAttr, Special, StatFs,
@@ -384,7 +384,7 @@ impl Vfs for TestFs {
 
     fn fsync_inode(&self, at: vfs::Ino, data_only: bool) -> Result<()> {
         match self.regular(ino(at))? {
-            Ok(file) => fsync(&*file, FileRange::ALL, data_only),
+            Ok(file) => File::new(file.inode().clone(), OpenFlags::READ).fsync(data_only),
             Err(_) => {
                 let newest = self.meta().newest_generation();
                 self.volume().make_durable(newest)

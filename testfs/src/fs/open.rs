@@ -81,7 +81,8 @@ impl OpenFile for OpenHandle {
             return Err(Errno::BADF.into());
         }
         to.check_writable()?;
-        self.used.clone_to(range, &to.used, at)
+        let lost = || self.file.check_writeback();
+        self.used.clone_to((range, &lost), &to.used, at)
     }
 
     fn as_any(&self) -> &dyn Any {

@@ -44,8 +44,14 @@ impl<'a> Locks<'a> {
 }
 
 impl TestInode {
-    /// Makes `range` of this file share its storage with `to` from `at` on.
-    pub(super) fn clone_to(&self, range: FileRange, to: &Self, at: FilePos) -> Result<()> {
+    /// Makes `range` of this file share its storage with `to` from `at` on. `lost` says whether some
+    /// of what was written to this file did not reach its storage, and its owner does not know yet.
+    pub(super) fn clone_to(
+        &self,
+        (range, lost): (FileRange, &dyn Fn() -> Result<()>),
+        to: &Self,
+        at: FilePos,
+    ) -> Result<()> {
         let target = FileRange::at(at, range.len()).ok_or(FsError::TooBig)?;
         if range.is_empty() {
             return Ok(());
@@ -58,6 +64,7 @@ impl TestInode {
         let _locks = Locks::take(&self.core, &to.core);
         self.check_clone(range, to, target)?;
         to.touch()?;
+        to.finish_cut()?;
         self.leave_inline()?;
         to.leave_inline()?;
         let old = to.core.size();
@@ -65,6 +72,8 @@ impl TestInode {
             to.grow(old, at)?;
         }
         write_and_wait(self, range)?;
+        // What the cache shows is not what would be shared.
+        lost()?;
         let bits = self.volume.bits;
         to.empty_cache(target.round_out(bits))?;
         to.free(target.round_out(bits))?;

@@ -17,6 +17,7 @@ use iomap_core::fsync::write_and_wait;
 use iomap_core::inode::ExclusiveGuard;
 use iomap_core::iomap::InlineBuffer;
 use iomap_core::resize::{isize_extended, zero_old_end};
+use iomap_core::sync::atomic::Ordering;
 use iomap_core::units::{FilePos, FileRange};
 use iomap_core::zero::truncate_page;
 
@@ -52,6 +53,7 @@ impl TestInode {
 
     /// The file grows from `old`; what is new is a hole, or what is allocated there already.
     pub(super) fn grow(&self, old: FilePos, size: FilePos) -> Result<()> {
+        self.finish_cut()?;
         zero_old_end(self, size)?;
         // The zeroes first: the size in the tree is about to pass them.
         write_and_wait(
@@ -87,7 +89,19 @@ impl TestInode {
         self.core.cache().truncate(FileRange::from(size));
         let beyond = self.blocks_of(FileRange::from(size.round_up(self.volume.bits)));
         self.forget(beyond);
-        let now = Time::now();
+        self.uncut.store(true, Ordering::Relaxed);
+        self.finish_cut()
+    }
+
+    /// Brings the tree to the size in memory and frees what lies past it, if a truncate has not done
+    /// so: after an error of the device the file is shorter in memory than in the tree, and must not
+    /// grow over what it had before. Holds the inode lock exclusively.
+    pub(super) fn finish_cut(&self) -> Result<()> {
+        if !self.uncut.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let (size, now) = (self.core.size(), Time::now());
+        let beyond = self.blocks_of(FileRange::from(size.round_up(self.volume.bits)));
         let result = self.volume.run(|meta| {
             meta.truncate(self.ino, size.bytes(), |inode| {
                 (inode.mtime, inode.ctime) = (now, now);
@@ -95,10 +109,23 @@ impl TestInode {
             // If the tree's size did not shrink: it never saw the larger one.
             meta.punch(self.ino, beyond)
         });
+        self.uncut.store(result.is_err(), Ordering::Relaxed);
         self.set_disk_size(size.bytes());
         self.forget(beyond);
         self.note_changed();
         result
+    }
+
+    /// As [`TestInode::finish_cut`], with no lock held: what becomes durable has the size that was
+    /// set.
+    pub(super) fn settle_cut(&self) -> Result<()> {
+        if !self.uncut.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let guard = self.core.lock_exclusive();
+        self.core.wait_for_direct(&guard);
+        let _invalidate = self.core.invalidate_lock().write();
+        self.finish_cut()
     }
 
     fn cut_inline(&self, size: FilePos) -> Result<()> {

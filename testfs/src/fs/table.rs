@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use iomap_core::error::{Errno, FsError, Result};
 use iomap_core::fsync::{SyncRange, sync_file_range};
+use iomap_core::sync::atomic::Ordering;
 use iomap_core::sync::{Mutex, Rank};
 use iomap_core::units::{FilePos, FileRange};
 use iomap_core::writeback;
@@ -318,13 +319,18 @@ impl TestInode {
     /// Writes what the tree or the device does not have. Nothing becomes durable by it.
     pub(super) fn write_everything(&self) -> Result<()> {
         sync_file_range(self, FileRange::ALL, SyncRange::all())?;
+        self.settle_cut()?;
         self.flush_attributes()
     }
 
-    /// Whether nothing is lost if the file leaves memory.
+    /// Whether nothing is lost if the file leaves memory: no data, no attributes, and no error that
+    /// somebody must hear of.
     fn is_clean(&self) -> bool {
         let cache = self.core.cache();
-        !cache.has_dirty_or_writeback(FileRange::ALL) && self.has_no_pending()
+        !cache.has_dirty_or_writeback(FileRange::ALL)
+            && self.has_no_pending()
+            && !self.uncut.load(Ordering::Relaxed)
+            && !self.has_unreported_error()
     }
 
     /// Drops the content: nobody will see it again.

@@ -57,10 +57,15 @@ impl Volume {
     /// Refuses if nothing can be changed.
     pub(super) fn check_writable(&self) -> Result<()> {
         let closed = self.closed.load(Ordering::Relaxed);
-        if closed || self.failed.get().is_some() || self.meta.is_read_only() {
+        if closed || self.has_failed() || self.meta.is_read_only() {
             return Err(FsError::ReadOnly);
         }
         Ok(())
+    }
+
+    /// Whether nothing is changed any more because the device refused metadata.
+    pub(super) fn has_failed(&self) -> bool {
+        self.failed.get().is_some()
     }
 
     /// Refuses changes from here on. Everything was written before.

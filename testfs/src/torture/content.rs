@@ -245,20 +245,20 @@ impl Content {
         state.reshaping = Some(reshape);
     }
 
-    /// The change ended, and `change` is what became of the bytes.
-    pub fn end_reshape<R>(&self, change: impl FnOnce(&mut FileBytes) -> R) -> R {
+    /// The change ended, and `change` is what became of the bytes and what is left open.
+    pub fn end_reshape<R>(
+        &self,
+        change: impl FnOnce(&mut FileBytes, Option<&mut Doubt>) -> R,
+    ) -> R {
         let mut state = self.state.lock();
         let state = &mut *state;
-        let result = change(&mut state.bytes);
+        let result = change(&mut state.bytes, state.doubt.as_mut());
         state.reshaping = None;
         for observer in &mut state.observers {
             let now = state.bytes.slice(observer.pos, observer.len);
             observer.other.push((observer.pos, now.into()));
             observer.sizes.0 = observer.sizes.0.min(state.bytes.size());
             observer.sizes.1 = observer.sizes.1.max(state.bytes.size());
-        }
-        if let Some(doubt) = &mut state.doubt {
-            doubt.reshaped(&state.bytes);
         }
         result
     }
@@ -313,7 +313,7 @@ mod tests {
 
     fn written(bytes: &[u8]) -> Content {
         let content = Content::new(false);
-        content.end_reshape(|b| b.write(0, bytes));
+        content.end_reshape(|b, _| b.write(0, bytes));
         content
     }
 
@@ -351,7 +351,7 @@ mod tests {
         let content = written(b"aaaa");
         let seen = content.observe(0, 4);
         content.begin_reshape(Reshape::default());
-        content.end_reshape(|b| b.set_size(2));
+        content.end_reshape(|b, _| b.set_size(2));
         content.observed(seen, Some(b"aa"), false).unwrap();
         let late = content.observe(0, 4);
         assert!(content.observed(late, Some(b"aaa"), false).is_err());

@@ -6,14 +6,17 @@
 use std::sync::Arc;
 
 use iomap_core::device::BlockDevice;
-use iomap_core::error::{Errno, FsError};
+use iomap_core::error::Errno;
 use iomap_core::vfs::Vfs;
 
-use super::target::{Mounted, Target, TargetError};
+use super::target::{Left, Mounted, Target, TargetError};
 use crate::check::check;
 use crate::device::{Fault, FaultyDevice, When};
 use crate::fs::{MountOptions, TestFs};
 use crate::meta::MkfsOptions;
+
+/// Files that nobody has open to keep in memory: few, so that files leave it and come back.
+const IDLE: usize = 8;
 
 /// A testfs volume on a device that fails when asked to.
 #[derive(Debug)]
@@ -58,6 +61,7 @@ impl Target for ImageTarget {
         let options = MountOptions {
             cache_bytes: self.cache_bytes,
             read_only,
+            idle_inodes: IDLE,
             ..MountOptions::default()
         };
         let fs = TestFs::mount(self.device(), options).map_err(|e| failed("mount")(&e))?;
@@ -68,7 +72,8 @@ impl Target for ImageTarget {
         if repair {
             // A mount finishes what was interrupted; nothing else can be mended.
             let mounted = self.mount(false)?;
-            mounted.unmount().map_err(|e| failed("unmount")(&e))?;
+            let left = mounted.unmount();
+            left.result.map_err(|e| failed("unmount")(&e))?;
         }
         let report = check(self.device()).map_err(|e| failed("check")(&e))?;
         Ok(report.errors().map(ToString::to_string).collect())
@@ -80,6 +85,10 @@ impl Target for ImageTarget {
             self.device
                 .plan(Fault::new(Errno::IO).when(When::Chance(probability)));
         }
+    }
+
+    fn block_size(&self) -> u64 {
+        u64::from(self.mkfs.block_size)
     }
 
     fn faults(&self) -> u64 {
@@ -98,7 +107,10 @@ impl Mounted for MountedImage {
         self.0.pool().shrink(pages as u64);
     }
 
-    fn unmount(self: Box<Self>) -> Result<(), FsError> {
-        self.0.unmount()
+    fn unmount(self: Box<Self>) -> Left {
+        Left {
+            result: self.0.unmount(),
+            gave_up: self.0.has_failed(),
+        }
     }
 }

@@ -6,8 +6,8 @@
 //! |---|---|
 //! | [`op`] | what can be done, generated from a seed |
 //! | [`target`], [`image`] | the file system under test: make, mount, check |
-//! | [`world`] | what the threads share |
-//! | [`content`], [`doubt`], [`stamp`] | what a file may contain |
+//! | [`world`], [`place`], [`file`] | what the threads share: the mount, names, files |
+//! | [`content`], [`doubt`], [`edit`], [`stamp`] | what a file may contain |
 //! | [`data`], [`names`] | doing an operation and judging the answer |
 //! | [`verify`] | comparing everything at the end |
 //! | [`shrink`] | making a failing sequence short |
@@ -15,10 +15,16 @@
 pub mod content;
 pub mod data;
 pub mod doubt;
+pub mod edit;
+pub mod file;
 pub mod image;
 pub mod names;
 pub mod op;
+pub mod place;
+pub mod ranges;
+mod reads;
 mod regions;
+mod reshape;
 pub mod shrink;
 pub mod stamp;
 pub mod target;
@@ -27,6 +33,8 @@ mod tests;
 pub mod verify;
 pub mod watch;
 pub mod world;
+mod writes;
+mod xattrs;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -35,7 +43,7 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 use parking_lot::Mutex;
 
-use self::op::{DataOp, Op};
+use self::op::{DataOp, Op, Subject};
 use self::target::Target;
 use self::watch::Watch;
 use self::world::{Fail, World};
@@ -96,9 +104,12 @@ pub fn generator(seed: u64, thread: u8) -> Rng {
 /// The file system did something it must not.
 pub fn perform(world: &World, thread: u8, number: u64, op: &Op) -> Result<(), Fail> {
     if *op == Op::Remount {
-        return remount(world);
+        return world.remount();
     }
     let session = world.session();
+    if world.is_fenced() {
+        return Ok(());
+    }
     let vfs = session.vfs();
     let excuse = |what: &str, error| match world.tolerates(&error) {
         true => Ok(()),
@@ -119,11 +130,15 @@ pub fn perform(world: &World, thread: u8, number: u64, op: &Op) -> Result<(), Fa
                 file: &file,
                 tag: stamp::tag(thread, number),
             };
+            // A file without a name is gone when it is closed.
+            if *op == DataOp::Close && matches!(subject, Subject::Orphan(_)) {
+                return Ok(());
+            }
             data::apply(call, op, other.as_deref())
         }
         Op::Name(op) => names::apply(world, vfs, op, number),
         Op::Sync => vfs.sync().or_else(|e| {
-            world.all_failed();
+            world.all_reported();
             excuse("sync", e)
         }),
         Op::StatFs => match vfs.statfs() {
@@ -140,18 +155,6 @@ pub fn perform(world: &World, thread: u8, number: u64, op: &Op) -> Result<(), Fa
             Ok(())
         }
         Op::Remount => Ok(()),
-    }
-}
-
-/// Unmounts and mounts, with all other threads waiting.
-fn remount(world: &World) -> Result<(), Fail> {
-    match world.remount()? {
-        Err(error) if !world.tolerates(&error) => Err(Fail::new(format!("unmount: {error}"))),
-        Err(_) => {
-            world.fenced.store(true, Relaxed);
-            Ok(())
-        }
-        Ok(()) => Ok(()),
     }
 }
 
@@ -173,7 +176,7 @@ impl Run<'_> {
             if late || self.stop.load(Relaxed) {
                 break;
             }
-            if self.world.fenced.load(Relaxed) {
+            if self.world.is_fenced() {
                 break;
             }
             let op = Op::generate(&mut rng);
@@ -230,7 +233,7 @@ pub fn run(
         summary.repaired += repaired;
         let late = deadline.is_some_and(|deadline| Instant::now() > deadline);
         // A file system that gave up with its device is looked at and made anew.
-        if summary.ops >= options.ops || late || !world.fenced.load(Relaxed) {
+        if summary.ops >= options.ops || late || !world.is_fenced() {
             break;
         }
         epoch.ops = options.ops - summary.ops;
@@ -283,12 +286,7 @@ pub fn finish(world: &World) -> Result<(u64, usize), Fail> {
     if !world.faulty {
         verify::everything(world)?;
     }
-    if let Err(error) = world.unmount() {
-        if !world.tolerates(&error) {
-            return Err(Fail::new(format!("unmount: {error}")));
-        }
-        world.fenced.store(true, Relaxed);
-    }
+    world.unmount()?;
     let check = |repair| {
         let found = world.target.check(repair);
         found.map_err(|e| Fail::new(format!("check: {e}")))
@@ -303,12 +301,12 @@ pub fn finish(world: &World) -> Result<(u64, usize), Fail> {
         return Err(Fail::new(format!("check found: {}", faults.join("; "))));
     }
     world.mount(true)?;
-    let verified = if world.fenced.load(Relaxed) {
+    let verified = if world.is_fenced() {
         verify::readable(world)?
     } else {
+        world.compare_sizes(world.session().vfs())?;
         verify::everything(world)?
     };
-    let unmounted = world.unmount();
-    unmounted.map_err(|e| Fail::new(format!("unmount of a read-only mount: {e}")))?;
+    world.unmount()?;
     Ok((verified, found))
 }

@@ -5,19 +5,9 @@ use iomap_core::error::{Errno, FsError, Result as FsResult};
 use iomap_core::vfs::{Attr, FileType, Ino, RenameMode, SetAttr, Special, Timestamp, Vfs};
 
 use super::op::{NameOp, Place};
-use super::world::{Fail, NEW, Spot, World};
-
-/// The bytes of the value with this number.
-fn value(len: u16, salt: u64) -> Vec<u8> {
-    let salt = salt.to_le_bytes()[0];
-    (0..len)
-        .map(|i| i.to_le_bytes()[0].wrapping_mul(7).wrapping_add(salt) | 1)
-        .collect()
-}
-
-fn xattr_name(name: u8) -> Vec<u8> {
-    format!("user.attribute{name}").into_bytes()
-}
+use super::place::Spot;
+use super::world::{Fail, NEW, World};
+use super::xattrs::{self, value};
 
 /// Does one operation; `salt` varies values.
 ///
@@ -80,7 +70,7 @@ fn two(
 /// Does the operation to the reference if it was done, and compares.
 ///
 /// An operation the device made fail is not done to the reference.
-fn both<T>(
+pub(super) fn both<T>(
     world: &World,
     what: &dyn std::fmt::Debug,
     real: FsResult<T>,
@@ -184,78 +174,90 @@ fn inode(
 ) -> Result<(), Fail> {
     let reference = &world.model;
     let (r, m) = (real.ino, model.ino);
-    let equal = |ok: bool, what: &str| {
-        if ok {
-            Ok(())
-        } else {
-            Err(Fail::new(format!("{op:?}: {what} differs")))
-        }
-    };
     match *op {
         NameOp::Readdir { batch, .. } => readdir(world, vfs, (r, m), usize::from(batch)),
         NameOp::Readlink { .. } => {
             let got = both(world, op, vfs.readlink(r), || reference.readlink(m))?;
-            equal(got.is_none_or(|(a, b)| a == b), "target")
+            equal(op, got.is_none_or(|(a, b)| a == b), "target")
         }
-        NameOp::SetXattr {
-            name, len, mode, ..
-        } => {
-            let (name, value) = (xattr_name(name), value(len, salt));
-            let real = vfs.setxattr(r, &name, &value, mode);
-            both(world, op, real, || {
-                reference.setxattr(m, &name, &value, mode)
-            })
-            .map(|_| ())
-        }
-        NameOp::GetXattr { name, .. } => {
-            let name = xattr_name(name);
-            let real = vfs.getxattr(r, &name);
-            let got = both(world, op, real, || reference.getxattr(m, &name))?;
-            equal(got.is_none_or(|(a, b)| a == b), "value")
-        }
-        NameOp::ListXattr { .. } => {
-            let sorted = |mut list: Vec<Vec<u8>>| {
-                list.sort();
-                list
-            };
-            let got = both(world, op, vfs.listxattr(r), || reference.listxattr(m))?;
-            equal(got.is_none_or(|(a, b)| sorted(a) == sorted(b)), "list")
-        }
-        NameOp::RemoveXattr { name, .. } => {
-            let name = xattr_name(name);
-            let real = vfs.removexattr(r, &name);
-            both(world, op, real, || reference.removexattr(m, &name)).map(|_| ())
-        }
-        NameOp::SetAttr {
-            mode, owner, mtime, ..
-        } => {
-            let set = SetAttr {
-                mode,
-                uid: owner,
-                gid: owner.map(|o| o / 2),
-                mtime: mtime.map(|secs| Timestamp { secs, nanos: 7 }),
-                ..SetAttr::default()
-            };
-            match both(world, op, vfs.setattr(r, &set), || {
-                reference.setattr(m, &set)
-            })? {
-                Some((real, _)) => {
-                    // A write to a file may have come between.
-                    let free = real.kind == FileType::Regular;
-                    equal(free || set.mtime.is_none_or(|t| t == real.mtime), "mtime")
-                }
-                None => Ok(()),
-            }
-        }
-        NameOp::Fsync { .. } => match vfs.fsync_inode(r, salt.is_multiple_of(2)) {
-            Err(error) if world.tolerates(&error) => {
-                world.all_failed();
-                Ok(())
-            }
-            Err(error) if !world.tolerates(&error) => Err(Fail::new(format!("fsync: {error}"))),
-            _ => Ok(()),
-        },
+        NameOp::SetXattr { .. }
+        | NameOp::GetXattr { .. }
+        | NameOp::ListXattr { .. }
+        | NameOp::RemoveXattr { .. } => xattrs::apply(world, vfs, op, (r, m), salt),
+        NameOp::SetAttr { .. } => set_attr(world, vfs, op, (r, m)),
+        NameOp::Fsync { .. } => fsync(world, vfs, (r, m), salt.is_multiple_of(2)),
         _ => both(world, op, vfs.getattr(r), || reference.getattr(m)).map(|_| ()),
+    }
+}
+
+/// A failure unless `ok`.
+pub(super) fn equal(op: &NameOp, ok: bool, what: &str) -> Result<(), Fail> {
+    if ok {
+        Ok(())
+    } else {
+        Err(Fail::new(format!("{op:?}: {what} differs")))
+    }
+}
+
+/// Sets attributes.
+fn set_attr(
+    world: &World,
+    vfs: &dyn Vfs,
+    op: &NameOp,
+    (real, model): (Ino, Ino),
+) -> Result<(), Fail> {
+    let NameOp::SetAttr {
+        mode, owner, mtime, ..
+    } = *op
+    else {
+        return Ok(());
+    };
+    let set = SetAttr {
+        mode,
+        uid: owner,
+        gid: owner.map(|o| o / 2),
+        mtime: mtime.map(|secs| Timestamp { secs, nanos: 7 }),
+        ..SetAttr::default()
+    };
+    let reference = || world.model.setattr(model, &set);
+    match both(world, op, vfs.setattr(real, &set), reference)? {
+        Some((real, _)) => {
+            // A write to a file may have come between.
+            let free = real.kind == FileType::Regular;
+            equal(
+                op,
+                free || set.mtime.is_none_or(|t| t == real.mtime),
+                "mtime",
+            )
+        }
+        None => Ok(()),
+    }
+}
+
+/// Makes an inode durable. Of a file that counts like opening it, syncing and closing.
+fn fsync(
+    world: &World,
+    vfs: &dyn Vfs,
+    (real, model): (Ino, Ino),
+    data_only: bool,
+) -> Result<(), Fail> {
+    let file = world.known_file(model).filter(|_| world.faulty);
+    // It is neither opened nor closed meanwhile.
+    let _layout = file.as_ref().map(|file| file.content.exclusive());
+    match vfs.fsync_inode(real, data_only) {
+        Err(error) if !world.tolerates(&error) => Err(Fail::new(format!("fsync: {error}"))),
+        Err(_) => {
+            if let Some(file) = &file
+                && let Some(doubt) = &mut file.content.state().doubt
+            {
+                doubt.told_elsewhere();
+                if !file.is_open() {
+                    doubt.closed();
+                }
+            }
+            Ok(())
+        }
+        Ok(()) => Ok(()),
     }
 }
 
@@ -331,7 +333,7 @@ pub fn compare_tree(
         let Some((r, m)) = world.look(vfs, &spot)? else {
             continue;
         };
-        compare_xattrs(world, vfs, (r.ino, m.ino))?;
+        xattrs::compare(world, vfs, (r.ino, m.ino))?;
         if m.kind == iomap_core::vfs::FileType::Directory {
             compare_tree(world, vfs, (r.ino, m.ino), visit)?;
         } else {
@@ -339,44 +341,4 @@ pub fn compare_tree(
         }
     }
     Ok(())
-}
-
-fn compare_xattrs(world: &World, vfs: &dyn Vfs, (real, model): (Ino, Ino)) -> Result<(), Fail> {
-    let names = world.model.listxattr(model).unwrap_or_default();
-    let found = both(world, &("listxattr", real), vfs.listxattr(real), || {
-        Ok(names.clone())
-    })?;
-    if found.is_some_and(|(found, _)| found.len() != names.len()) {
-        return Err(Fail::new(format!(
-            "inode {}: extended attributes differ",
-            real.0
-        )));
-    }
-    for name in names {
-        let got = both(
-            world,
-            &("getxattr", real),
-            vfs.getxattr(real, &name),
-            || world.model.getxattr(model, &name),
-        )?;
-        if got.is_some_and(|(a, b)| a != b) {
-            return Err(Fail::new(format!(
-                "inode {}: extended attribute value differs",
-                real.0
-            )));
-        }
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn values_have_the_length_asked_for_and_no_zero() {
-        let v = value(300, 5);
-        assert!(v.len() == 300 && v.iter().all(|b| *b != 0));
-        assert_ne!(value(10, 1), value(10, 2));
-    }
 }

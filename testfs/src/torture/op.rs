@@ -105,6 +105,8 @@ pub enum DataOp {
         len: u64,
         sync: bool,
     },
+    /// Closes what is open of the file, as far as nobody uses it.
+    Close,
 }
 
 /// An operation on names and attributes.
@@ -324,7 +326,7 @@ fn data(rng: &mut Rng) -> DataOp {
             to: subject(rng),
             at: pos(rng) & !4095,
         },
-        93..97 => DataOp::Seek {
+        93..96 => DataOp::Seek {
             pos: pos(rng),
             whence: if rng.bool() {
                 Whence::Data
@@ -332,6 +334,7 @@ fn data(rng: &mut Rng) -> DataOp {
                 Whence::Hole
             },
         },
+        96..98 => DataOp::Close,
         _ => DataOp::Fiemap {
             pos: pos(rng),
             len: rng.u64(1..FILE_SPAN),

@@ -10,7 +10,7 @@ use super::world::Fail;
 
 /// Seeks, with the content standing still.
 pub(super) fn seek(call: Call<'_>, pos: u64, whence: Whence) -> Result<(), Fail> {
-    let Some(handle) = call.handle(false)? else {
+    let Some(handle) = call.handle()? else {
         return Ok(());
     };
     let content = &call.file.content;
@@ -28,7 +28,7 @@ pub(super) fn seek(call: Call<'_>, pos: u64, whence: Whence) -> Result<(), Fail>
     match (&answer, whence) {
         // What a failing device lost may be a hole by now.
         (Ok(_) | Err(SeekError::NoSuchRegion), _) if call.world.faulty => Ok(()),
-        (Err(SeekError::Fs(error)), _) => call.excuse(error, "seek", false),
+        (Err(SeekError::Fs(error)), _) => call.excuse(error, "seek"),
         (Err(_), _) if pos >= size => Ok(()),
         (Err(_), Whence::Data) if next.is_none() => Ok(()),
         (Err(_), _) => Err(wrong("nothing found")),
@@ -46,7 +46,7 @@ pub(super) fn seek(call: Call<'_>, pos: u64, whence: Whence) -> Result<(), Fail>
 
 /// Maps, with the content standing still.
 pub(super) fn fiemap(call: Call<'_>, pos: u64, len: u64, sync: bool) -> Result<(), Fail> {
-    let Some(handle) = call.handle(false)? else {
+    let Some(handle) = call.handle()? else {
         return Ok(());
     };
     let content = &call.file.content;
@@ -54,7 +54,7 @@ pub(super) fn fiemap(call: Call<'_>, pos: u64, len: u64, sync: bool) -> Result<(
     let asked = FileRange::at_most(FilePos::saturating(pos), len);
     let extents = match handle.fiemap(asked, sync) {
         Ok(extents) => extents,
-        Err(error) => return call.excuse(&error, "fiemap", false),
+        Err(error) => return call.excuse(&error, "fiemap"),
     };
     let state = content.state();
     let end = state.bytes.size().min(pos + len);

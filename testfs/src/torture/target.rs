@@ -40,6 +40,11 @@ pub trait Target: Send + Sync {
         let _ = probability;
     }
 
+    /// Bytes of a block of it.
+    fn block_size(&self) -> u64 {
+        4096
+    }
+
     /// Requests that were failed so far.
     fn faults(&self) -> u64 {
         0
@@ -55,11 +60,17 @@ pub trait Mounted: Send + Sync {
     fn shrink(&self, pages: usize);
 
     /// Unmounts. Every open file was closed before.
-    ///
-    /// # Errors
-    ///
-    /// What writing the rest gives; it is unmounted all the same.
-    fn unmount(self: Box<Self>) -> Result<(), FsError>;
+    fn unmount(self: Box<Self>) -> Left;
+}
+
+/// How an unmount went.
+#[derive(Debug)]
+#[must_use = "something may be lost"]
+pub struct Left {
+    /// What writing the rest gave; it is unmounted all the same.
+    pub result: Result<(), FsError>,
+    /// What is durable is not known: the device refused metadata.
+    pub gave_up: bool,
 }
 
 /// A target could not be made, mounted or checked.
@@ -117,7 +128,10 @@ impl Mounted for MemMounted {
 
     fn shrink(&self, _pages: usize) {}
 
-    fn unmount(self: Box<Self>) -> Result<(), FsError> {
-        Ok(())
+    fn unmount(self: Box<Self>) -> Left {
+        Left {
+            result: Ok(()),
+            gave_up: false,
+        }
     }
 }

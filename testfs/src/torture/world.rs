@@ -6,21 +6,38 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use iomap_core::error::{Errno, FsError};
-use iomap_core::vfs::{Attr, FileType, Ino, NewInode, OpenFile, OpenFlags, Special, Vfs};
-use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard};
+use iomap_core::vfs::{Attr, FileType, Ino, NewInode, Special, Vfs};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
-use super::content::Content;
-use super::op::{Place, Subject};
+use super::content::State;
+use super::doubt::Doubt;
+use super::file::{Handle, TestFile};
+use super::op::Subject;
+use super::place::{Shard, Spot};
 use super::target::{Mounted, Target};
 use crate::model::MemFs;
 
 /// Files kept open after their last name went.
 const ORPHANS: usize = 6;
 
-/// How often attributes are looked at again before they count as different.
+/// How often something is asked again that may be between two answers.
 const RETRIES: u32 = 20;
+
+/// Asks until the answer is good, for some milliseconds.
+pub(super) fn patiently<T>(ask: impl Fn() -> T, good: impl Fn(&T) -> bool) -> T {
+    let mut answer = ask();
+    for _ in 0..RETRIES {
+        if good(&answer) {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+        answer = ask();
+    }
+    answer
+}
 
 /// The file system did something it must not.
 #[derive(Clone, Debug)]
@@ -53,78 +70,6 @@ impl std::fmt::Display for Fail {
         }
         Ok(())
     }
-}
-
-/// A file under test and what it should contain.
-pub struct TestFile {
-    /// Its number in the reference: never used again.
-    pub model: Ino,
-    /// Its number in the file system under test.
-    pub real: Ino,
-    /// What it should contain.
-    pub content: Content,
-    handles: Mutex<[Option<Arc<dyn OpenFile>>; 2]>,
-}
-
-impl std::fmt::Debug for TestFile {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "file {} (inode {})", self.model.0, self.real.0)
-    }
-}
-
-impl TestFile {
-    /// An open file, opened with `O_DIRECT` if asked for; made when first needed.
-    ///
-    /// # Errors
-    ///
-    /// What opening gives.
-    pub fn handle(&self, vfs: &dyn Vfs, direct: bool) -> Result<Arc<dyn OpenFile>, FsError> {
-        let mut handles = self.handles.lock();
-        let [plain, around] = &mut *handles;
-        let (slot, extra) = match direct && (around.is_some() || plain.is_none()) {
-            true => (around, OpenFlags::DIRECT),
-            false => (plain, OpenFlags::empty()),
-        };
-        if let Some(handle) = slot {
-            return Ok(Arc::clone(handle));
-        }
-        let handle = vfs.open(self.real, OpenFlags::READ | OpenFlags::WRITE | extra)?;
-        *slot = Some(Arc::clone(&handle));
-        Ok(handle)
-    }
-
-    fn close(&self) {
-        *self.handles.lock() = [None, None];
-    }
-
-    /// A failure of this file.
-    pub fn fail(&self, what: impl Into<String>) -> Fail {
-        Fail {
-            what: format!("{self:?}: {}", what.into()),
-            history: self.content.state().history.iter().cloned().collect(),
-        }
-    }
-}
-
-/// A directory whose names one thread at a time works on, in both file systems.
-#[derive(Debug)]
-pub struct Shard {
-    busy: Mutex<()>,
-    /// In the file system under test.
-    pub real: Ino,
-    /// In the reference.
-    pub model: Ino,
-}
-
-/// A directory in both file systems, and a name in it.
-#[derive(Debug)]
-pub struct Spot {
-    /// The directory in the file system under test.
-    pub real: Ino,
-    /// The directory in the reference.
-    pub model: Ino,
-    /// The name.
-    pub name: Vec<u8>,
 }
 
 /// The mount of the moment.
@@ -161,13 +106,15 @@ pub struct World {
     pub faulty: bool,
     /// With which probability a request of the device fails.
     faults: f64,
+    /// Bytes of a block.
+    pub block: u64,
     /// The reference.
     pub model: Arc<MemFs>,
     /// The top directories.
     pub shards: Vec<Shard>,
-    /// The file system refuses changes since its device failed: it has to be mounted again. Orders
-    /// nothing.
-    pub fenced: AtomicBool,
+    /// Set with the session held, before it is unmounted; what threads see of it they see with the
+    /// session held, too.
+    fenced: AtomicBool,
     /// Operations that failed as they may: no space, failing device.
     pub tolerated: AtomicU64,
     session: RwLock<Session>,
@@ -214,6 +161,7 @@ impl World {
             })
             .collect::<Result<_, Fail>>()?;
         Ok(Self {
+            block: target.block_size(),
             target,
             faulty: faults > 0.0,
             faults,
@@ -239,34 +187,109 @@ impl World {
     ///
     /// # Errors
     ///
-    /// What unmounting reports.
-    pub fn unmount(&self) -> Result<(), FsError> {
+    /// Bytes were lost, and nobody was told.
+    pub fn unmount(&self) -> Result<(), Fail> {
         self.leave(&mut self.session.write())
     }
 
-    /// Unmounts and mounts; nobody sees what is between. Answers what unmounting reports.
+    /// Unmounts and mounts; nobody sees what is between. If the file system gave up with its device
+    /// it stays as it is.
     ///
     /// # Errors
     ///
-    /// Mounting failed.
-    pub fn remount(&self) -> Result<Result<(), FsError>, Fail> {
+    /// What [`World::unmount`] gives; mounting failed; a size is wrong.
+    pub fn remount(&self) -> Result<(), Fail> {
         let mut session = self.session.write();
-        let left = self.leave(&mut session);
-        // The end of a device's failures is not what is tested here.
-        self.target.set_faults(0.0);
-        let entered = self.enter(&mut session, false);
+        if self.is_fenced() {
+            return Ok(());
+        }
+        self.leave(&mut session)?;
+        self.enter(&mut session, false)?;
+        if !self.is_fenced() {
+            self.compare_sizes(session.vfs())?;
+        }
         self.target.set_faults(self.faults);
-        entered.map(|()| left)
+        Ok(())
     }
 
-    fn leave(&self, session: &mut Session) -> Result<(), FsError> {
+    /// Whether the file system gave up with its device: what it holds from the next mount on is what
+    /// was durable at some moment.
+    pub fn is_fenced(&self) -> bool {
+        self.fenced.load(Relaxed)
+    }
+
+    /// From here on the device does not fail.
+    fn leave(&self, session: &mut Session) -> Result<(), Fail> {
+        let synced = session.vfs.sync();
+        // The end of a device's failures is not what is tested here.
+        self.target.set_faults(0.0);
         self.orphans.lock().clear();
         for file in self.files.lock().values() {
             file.close();
         }
         // The interface holds the file system as well.
         session.vfs = MemFs::new();
-        session.mounted.take().map_or(Ok(()), Mounted::unmount)
+        let Some(mounted) = session.mounted.take() else {
+            return Ok(());
+        };
+        let left = mounted.unmount();
+        let mut told = false;
+        for (what, result) in [("sync", synced), ("unmount", left.result)] {
+            if let Err(error) = result {
+                told = true;
+                if !self.tolerates(&error) {
+                    return Err(Fail::new(format!("{what}: {error}")));
+                }
+            }
+        }
+        if left.gave_up {
+            self.fenced.store(true, Relaxed);
+        }
+        if self.is_fenced() {
+            return Ok(());
+        }
+        self.settle(told)
+    }
+
+    /// Everything was written, or an error `told` of what was not.
+    fn settle(&self, told: bool) -> Result<(), Fail> {
+        for file in self.files.lock().values() {
+            let mut state = file.content.state();
+            let State { bytes, doubt, .. } = &mut *state;
+            let Some(doubt) = doubt else { continue };
+            if told {
+                doubt.reported();
+            }
+            doubt.closed();
+            let settled = doubt.synced(bytes);
+            drop(state);
+            settled.map_err(|what| file.fail(format!("unmount: {what}")))?;
+        }
+        Ok(())
+    }
+
+    /// Compares the size of every file after a mount, and takes over what was lost.
+    ///
+    /// # Errors
+    ///
+    /// A size that cannot be.
+    pub fn compare_sizes(&self, vfs: &dyn Vfs) -> Result<(), Fail> {
+        for file in self.files.lock().values() {
+            let real = vfs.getattr(file.real);
+            let real = real.map_err(|e| file.fail(format!("getattr after a mount: {e}")))?;
+            let mut state = file.content.state();
+            let State { bytes, doubt, .. } = &mut *state;
+            let (size, real) = (bytes.size(), real.size);
+            if !doubt
+                .as_mut()
+                .map_or(size == real, |d| d.allows_size(size, real))
+            {
+                drop(state);
+                return Err(file.fail(format!("size after a mount is {real}, expected {size}")));
+            }
+            bytes.set_size(real);
+        }
+        Ok(())
     }
 
     /// Mounts after [`World::unmount`].
@@ -304,103 +327,12 @@ impl World {
     }
 
     /// An error was reported for the file system as a whole: it may concern every file.
-    pub fn all_failed(&self) {
-        for file in self.files.lock().values() {
+    pub fn all_reported(&self) {
+        let orphans = self.orphans.lock().clone();
+        for file in self.files.lock().values().chain(&orphans) {
             if let Some(doubt) = &mut file.content.state().doubt {
-                doubt.failed(false);
+                Doubt::reported(doubt);
             }
-        }
-        for file in &*self.orphans.lock() {
-            if let Some(doubt) = &mut file.content.state().doubt {
-                doubt.failed(false);
-            }
-        }
-    }
-
-    /// The top directory of a place.
-    #[must_use]
-    pub fn shard(&self, place: Place) -> usize {
-        usize::from(place.shard) % self.shards.len()
-    }
-
-    /// Takes the directories two places lie in, in order.
-    pub fn lock_shards(
-        &self,
-        a: Place,
-        b: Place,
-    ) -> (MutexGuard<'_, ()>, Option<MutexGuard<'_, ()>>) {
-        let (a, b) = (self.shard(a), self.shard(b));
-        let first = self.shards[a.min(b)].busy.lock();
-        let second = (a != b).then(|| self.shards[a.max(b)].busy.lock());
-        (first, second)
-    }
-
-    /// The directory and name of a place; `None` if the directory in between is none. The caller
-    /// holds the shard.
-    ///
-    /// # Errors
-    ///
-    /// The two file systems disagree.
-    pub fn spot(&self, vfs: &dyn Vfs, place: Place) -> Result<Option<Spot>, Fail> {
-        let shard = &self.shards[self.shard(place)];
-        let name = format!("n{:02}", place.name).into_bytes();
-        let Some(sub) = place.sub else {
-            return Ok(Some(Spot {
-                real: shard.real,
-                model: shard.model,
-                name,
-            }));
-        };
-        let spot = Spot {
-            real: shard.real,
-            model: shard.model,
-            name,
-        };
-        Ok(match self.look(vfs, &spot)? {
-            Some((real, model)) if model.kind == FileType::Directory => Some(Spot {
-                real: real.ino,
-                model: model.ino,
-                name: format!("x{sub:02}").into_bytes(),
-            }),
-            _ => None,
-        })
-    }
-
-    /// What is there, in both file systems.
-    ///
-    /// # Errors
-    ///
-    /// The two disagree.
-    pub fn look(&self, vfs: &dyn Vfs, spot: &Spot) -> Result<Option<(Attr, Attr)>, Fail> {
-        let mut answer = self.look_once(vfs, spot);
-        // Another name of the inode may be worked on in another directory: its attributes are
-        // compared when both file systems have been told.
-        for _ in 0..RETRIES {
-            if answer.is_ok() {
-                break;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(1));
-            answer = self.look_once(vfs, spot);
-        }
-        answer
-    }
-
-    fn look_once(&self, vfs: &dyn Vfs, spot: &Spot) -> Result<Option<(Attr, Attr)>, Fail> {
-        let name = String::from_utf8_lossy(&spot.name);
-        let model = self.model.lookup(spot.model, &spot.name);
-        match (vfs.lookup(spot.real, &spot.name), model) {
-            (Ok(real), Ok(model)) => {
-                same_attr(&real, &model).map_err(|what| Fail::new(format!("{name}: {what}")))?;
-                Ok(Some((real, model)))
-            }
-            (Err(real), Err(model)) if real.errno() == model.errno() => Ok(None),
-            (Err(real), _) if self.faulty && self.tolerates(&real) => Ok(None),
-            (real, model) => Err(Fail::new(format!(
-                "lookup of {name} in inode {}: found {:?}, expected {:?}",
-                spot.real.0,
-                real.map(|a| a.kind),
-                model.map(|a| a.kind)
-            ))),
         }
     }
 
@@ -426,7 +358,7 @@ impl World {
             Some((real, model)) if model.kind == FileType::Regular => {
                 let file = self.known(&real, &model);
                 // Opened while its name is there; should that fail, the operation finds out.
-                let _opened = file.handle(vfs, false);
+                let _opened = file.handle(vfs, Handle::Plain);
                 Ok(Some(file))
             }
             Some(_) => Ok(None),
@@ -448,20 +380,15 @@ impl World {
             .mknod(spot.model, &spot.name, Special::Regular, &NEW);
         let model = model.map_err(|e| Fail::new(format!("reference create: {e}")))?;
         let file = self.known(&real, &model);
-        let _opened = file.handle(vfs, false);
+        let _opened = file.handle(vfs, Handle::Plain);
         Ok(Some(file))
     }
 
     fn known(&self, real: &Attr, model: &Attr) -> Arc<TestFile> {
         let mut files = self.files.lock();
-        let file = files.entry(model.ino).or_insert_with(|| {
-            Arc::new(TestFile {
-                model: model.ino,
-                real: real.ino,
-                content: Content::new(self.faulty),
-                handles: Mutex::new([None, None]),
-            })
-        });
+        let file = files
+            .entry(model.ino)
+            .or_insert_with(|| Arc::new(TestFile::new(model.ino, real.ino, self.faulty)));
         Arc::clone(file)
     }
 
@@ -479,8 +406,7 @@ impl World {
         let Some(file) = self.files.lock().remove(&model) else {
             return;
         };
-        let open = file.handles.lock().iter().any(Option::is_some);
-        if keep_open && open {
+        if keep_open && file.is_open() {
             let mut orphans = self.orphans.lock();
             if orphans.len() == ORPHANS {
                 let oldest = orphans.remove(0);
@@ -491,32 +417,4 @@ impl World {
             orphans.push(file);
         }
     }
-}
-
-/// Compares what the two file systems say about an inode.
-///
-/// # Errors
-///
-/// What differs.
-pub fn same_attr(real: &Attr, model: &Attr) -> Result<(), String> {
-    // Writes and chown clear the set-id bits, at a moment of their own.
-    let bits = |a: &Attr| {
-        if a.kind == FileType::Directory {
-            0o7777
-        } else {
-            0o1777
-        }
-    };
-    let key = |a: &Attr| (a.kind, a.mode & bits(a), a.nlink, a.uid, a.gid, a.rdev);
-    if key(real) != key(model) {
-        return Err(format!(
-            "attributes (type, mode, links, uid, gid, device) are {:?}, expected {:?}",
-            key(real),
-            key(model)
-        ));
-    }
-    if model.kind == FileType::Symlink && real.size != model.size {
-        return Err(format!("link size {}, expected {}", real.size, model.size));
-    }
-    Ok(())
 }

@@ -3,11 +3,13 @@
 
 use std::sync::Arc;
 
-use iomap_core::device::{BlockDevice, Limits, MemoryDevice};
+use iomap_core::device::{BioOp, BlockDevice, Limits, MemoryDevice};
 use iomap_core::units::DevAddr;
 use iomap_core::vfs::{Fallocate, IoFlags, SetAttr, Vfs};
-use testfs::device::RecordingDevice;
+use testfs::device::{DeferredDevice, RecordingDevice};
+use testfs::format::{BlockRange, FileBlock, Ino};
 use testfs::fs::TestFs;
+use testfs::meta::extents::ExtentState;
 
 use super::util::*;
 
@@ -251,4 +253,48 @@ fn what_was_written_in_the_background_is_found_after_a_crash_without_a_sync() {
     };
     assert!(bed.content("a") == pattern(1, 100_000));
     assert_eq!(bed.content("b"), b"inline");
+}
+
+/// Bytes of each of two runs of a file, and where the second begins.
+const RUN: u64 = 65_536;
+const SECOND: u64 = 4 * RUN;
+
+#[test]
+fn a_commit_while_a_truncate_waits_for_writeback_leaves_nothing_past_the_end() {
+    let memory = MemoryDevice::new(BYTES);
+    let held = DeferredDevice::manual(memory);
+    let device = Arc::new(held.holding(|held| held.op == BioOp::WRITE && held.len == RUN));
+    let bed = Bed::on(Arc::clone(&device) as Arc<dyn BlockDevice>, 4096);
+    let (file, other) = (bed.create("a"), bed.create("b"));
+    let ino = bed.ino("a");
+    for pos in [0, SECOND] {
+        write(&*file, pos, &pattern(pos, RUN as usize));
+    }
+    file.sync_range(range(0, 2 * SECOND), false).unwrap();
+    device.wait_held(2);
+    std::thread::scope(|scope| {
+        let truncate = scope.spawn(|| bed.fs.setattr(ino, &size(4096)));
+        while bed.fs.getattr(ino).unwrap().size != 4096 {
+            std::thread::yield_now();
+        }
+        // One run is written; for the other the truncate waits.
+        assert!(device.complete_next());
+        let first = BlockRange::from(FileBlock::new(0));
+        let converted = || {
+            let extent = bed
+                .fs
+                .meta()
+                .read(|view| view.extent_at(Ino::new(ino.0), first));
+            matches!(extent.unwrap().state, ExtentState::Mapped { unwritten, .. } if !unwritten)
+        };
+        while !converted() {
+            std::thread::yield_now();
+        }
+        other.fsync(false).unwrap();
+        let image = device.inner().image();
+        device.complete_all();
+        truncate.join().unwrap().unwrap();
+        drop(recovered(&image));
+    });
+    assert_eq!(bed.content("a"), pattern(0, 4096));
 }

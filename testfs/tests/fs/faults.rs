@@ -10,8 +10,12 @@ use testfs::device::{Fault, FaultyDevice, When};
 use super::util::*;
 
 fn faulty() -> (Arc<FaultyDevice<MemoryDevice>>, Bed) {
+    faulty_with(4096)
+}
+
+fn faulty_with(block_size: u32) -> (Arc<FaultyDevice<MemoryDevice>>, Bed) {
     let device = Arc::new(FaultyDevice::new(MemoryDevice::new(32 << 20), 1));
-    let bed = Bed::on(Arc::clone(&device) as Arc<dyn BlockDevice>, 4096);
+    let bed = Bed::on(Arc::clone(&device) as Arc<dyn BlockDevice>, block_size);
     (device, bed)
 }
 
@@ -42,6 +46,151 @@ fn a_failed_data_write_is_reported_by_every_open_file_once() {
     assert_eq!(read(&*file, 0, 8192), pattern(3, 8192));
 }
 
+/// A file of `len` bytes on the device, and writes of its blocks fail from here on.
+fn lossy(
+    bed: &Bed,
+    device: &FaultyDevice<MemoryDevice>,
+    name: &str,
+    len: usize,
+) -> Arc<dyn OpenFile> {
+    let file = bed.create(name);
+    write(&*file, 0, &pattern(1, len));
+    file.fsync(false).unwrap();
+    fail_data(device, &*file);
+    file
+}
+
+#[test]
+fn lost_data_is_reported_by_the_next_sync_of_everything_and_by_an_unmount() {
+    let (device, bed) = faulty();
+    let file = lossy(&bed, &device, "a", 100_000);
+    write(&*file, 0, &pattern(2, 8192));
+    // Written in the background: nobody waits for it.
+    assert_eq!(errno(bed.fs.sync()), Errno::IO);
+    bed.fs.sync().unwrap();
+    // Each open file hears of it as well.
+    assert_eq!(errno(file.fsync(false)), Errno::IO);
+    write(&*file, 0, &pattern(2, 8192));
+    drop(file);
+    assert_eq!(errno(bed.fs.unmount()), Errno::IO);
+}
+
+#[test]
+fn a_file_stays_in_memory_until_somebody_was_told_of_its_lost_data() {
+    let (device, mut bed) = faulty();
+    bed.fs.unmount().unwrap();
+    bed.fs = mount_with(&bed.device, |options| options.idle_inodes = 0);
+    let file = lossy(&bed, &device, "a", 100_000);
+    write(&*file, 0, &pattern(2, 8192));
+    // Nobody uses it any more: it is written and would leave.
+    drop(file);
+    device.heal();
+    assert_eq!(errno(bed.open("a").fsync(false)), Errno::IO);
+    bed.open("a").fsync(false).unwrap();
+    assert_eq!(bed.fs.inodes_in_memory(), 0);
+}
+
+#[test]
+fn a_sync_of_a_closed_file_reports_what_was_lost() {
+    let (device, bed) = faulty();
+    let file = lossy(&bed, &device, "a", 100_000);
+    write(&*file, 0, &pattern(2, 8192));
+    drop(file);
+    assert_eq!(errno(bed.fs.fsync_inode(bed.ino("a"), false)), Errno::IO);
+    bed.fs.fsync_inode(bed.ino("a"), false).unwrap();
+}
+
+#[test]
+fn lost_data_is_not_cloned_before_its_owner_knows() {
+    let (device, bed) = faulty();
+    let (file, copy) = (lossy(&bed, &device, "a", 65_536), bed.create("b"));
+    write(&*file, 0, &pattern(2, 8192));
+    let nobody_waits = file.sync_range(range(0, 65_536), false);
+    nobody_waits.unwrap();
+    // The cache shows the new bytes, the device has the old ones.
+    while bed.fs.counters().writeback_errors == 0 {
+        std::thread::yield_now();
+    }
+    device.heal();
+    let clone = || file.clone_range(range(0, 65_536), &*copy, at(0));
+    assert_eq!(errno(clone()), Errno::IO);
+    assert!(bed.content("b").is_empty());
+    assert_eq!(errno(file.fsync(false)), Errno::IO);
+    clone().unwrap();
+    assert_eq!(bed.content("b"), pattern(1, 65_536));
+}
+
+/// Extents of the file that is cut, and bytes from one to the next.
+const STRIPES: u64 = 800;
+const STRIPE: u64 = 2048;
+
+/// What a truncate to one block leaves if the n-th read it needs fails; `None` if it needs fewer.
+fn cut_with_a_failing_read(n: u64) -> Option<(Bed, Arc<dyn OpenFile>)> {
+    let (device, mut bed) = faulty_with(1024);
+    let file = bed.create("a");
+    // As many extents as blocks: the tree of the file has more nodes than are kept in memory.
+    for block in 0..STRIPES {
+        write(&*file, block * STRIPE, &pattern(block, 1024));
+    }
+    drop(file);
+    bed.fs.unmount().unwrap();
+    bed.fs = mount_with(&bed.device, |options| options.cached_nodes = 1);
+    let file = bed.open("a");
+    let ino = bed.ino("a");
+    // Looks at the whole tree: what it begins with leaves memory.
+    file.fiemap(range(0, STRIPES * STRIPE), false).unwrap();
+    let fault = Fault::new(Errno::IO).on(DeviceOp::Read);
+    device.plan(fault.when(When::Nth(n)));
+    let cut = bed.fs.setattr(ino, &size(1024));
+    let failed = device.counts().failed > 0;
+    device.heal();
+    assert!(failed || cut.is_ok());
+    failed.then_some((bed, file))
+}
+
+#[test]
+fn what_a_failed_truncate_left_does_not_come_back_when_the_file_grows() {
+    let mut cut = 0;
+    for n in 0.. {
+        let Some((mut bed, file)) = cut_with_a_failing_read(n) else {
+            break;
+        };
+        if bed.fs.getattr(bed.ino("a")).unwrap().size != 1024 {
+            continue;
+        }
+        cut += 1;
+        // By a write behind the end, and by a truncate.
+        let (middle, end) = (STRIPES / 2 * STRIPE, STRIPES * STRIPE);
+        let mut expected = vec![0; end as usize];
+        expected[..1024].copy_from_slice(&pattern(0, 1024));
+        expected[middle as usize..][..3].copy_from_slice(b"new");
+        write(&*file, middle, b"new");
+        let content = bed.content("a");
+        assert!(content == expected[..content.len()], "read {n} failed");
+        bed.fs.setattr(bed.ino("a"), &size(end)).unwrap();
+        assert!(bed.content("a") == expected, "read {n} failed");
+        drop(file);
+        bed.remount();
+        assert!(bed.content("a") == expected, "read {n} failed");
+    }
+    assert!(cut > 0, "no read failed behind the change of the size");
+}
+
+#[test]
+fn a_sync_after_a_failed_truncate_makes_the_size_durable() {
+    for n in 0.. {
+        let Some((mut bed, file)) = cut_with_a_failing_read(n) else {
+            break;
+        };
+        let size = bed.fs.getattr(bed.ino("a")).unwrap().size;
+        write(&*file, size - 1, b"x");
+        file.fsync(true).unwrap();
+        drop(file);
+        bed.crash();
+        assert_eq!(bed.fs.getattr(bed.ino("a")).unwrap().size, size, "{n}");
+    }
+}
+
 #[test]
 fn a_failed_write_of_new_blocks_leaves_them_unwritten() {
     let (device, mut bed) = faulty();
@@ -55,6 +204,7 @@ fn a_failed_write_of_new_blocks_leaves_them_unwritten() {
     assert_eq!(errno(file.fsync(false)), Errno::IO);
     device.heal();
     drop(file);
+    assert_eq!(errno(bed.fs.sync()), Errno::IO);
     bed.remount();
     let content = bed.content("a");
     assert!(content[65_536..131_072].iter().all(|b| *b == 0));

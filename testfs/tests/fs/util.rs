@@ -5,7 +5,7 @@ use std::sync::Arc;
 use iomap_core::device::{BlockDevice, MemoryDevice};
 use iomap_core::error::{Errno, Result};
 use iomap_core::units::{FilePos, FileRange};
-use iomap_core::vfs::{Ino, IoFlags, NewInode, OpenFile, OpenFlags, Special, Vfs};
+use iomap_core::vfs::{Ino, IoFlags, NewInode, OpenFile, OpenFlags, SetAttr, Special, Vfs};
 use testfs::fs::{MkfsOptions, MountOptions, TestFs};
 
 pub(super) const RW: OpenFlags = OpenFlags::READ.union(OpenFlags::WRITE);
@@ -83,11 +83,27 @@ pub(super) fn check(device: &Arc<dyn BlockDevice>) {
 }
 
 pub(super) fn mount(device: &Arc<dyn BlockDevice>) -> Arc<TestFs> {
-    let options = MountOptions {
+    mount_with(device, |_| {})
+}
+
+pub(super) fn mount_with(
+    device: &Arc<dyn BlockDevice>,
+    change: impl FnOnce(&mut MountOptions),
+) -> Arc<TestFs> {
+    let mut options = MountOptions {
         cache_bytes: 16 << 20,
         ..MountOptions::default()
     };
+    change(&mut options);
     TestFs::mount(Arc::clone(device), options).unwrap()
+}
+
+/// Sets the size.
+pub(super) fn size(size: u64) -> SetAttr {
+    SetAttr {
+        size: Some(size),
+        ..SetAttr::default()
+    }
 }
 
 pub(super) fn at(pos: u64) -> FilePos {

@@ -153,11 +153,14 @@ impl OpenFile for MemFile {
         to.may(OpenFlags::WRITE)?;
         let mut tree = self.tree.lock();
         let from = tree.file(self.ino)?;
-        let aligned_end =
-            range.end().bytes().is_multiple_of(BLOCK) || range.end().bytes() == from.size();
+        let target = FileRange::at(at, range.len()).ok_or(FsError::TooBig)?;
+        let to_size = tree.file(to.ino)?.size();
+        // Part of a block only where both files end in it.
+        let whole = range.end().bytes().is_multiple_of(BLOCK);
+        let last = range.end().bytes() == from.size() && target.end().bytes() >= to_size;
         if !range.start().bytes().is_multiple_of(BLOCK)
             || !at.bytes().is_multiple_of(BLOCK)
-            || !aligned_end
+            || !(whole || last)
         {
             return Err(FsError::Invalid("not block aligned"));
         }
@@ -165,7 +168,6 @@ impl OpenFile for MemFile {
             return Err(FsError::Invalid("not inside the file"));
         }
         let copy = from.slice(range.start().bytes(), range.len());
-        let target = FileRange::at(at, range.len()).ok_or(FsError::TooBig)?;
         if self.ino == to.ino && target.overlaps(range) {
             return Err(FsError::Invalid("the ranges overlap"));
         }
