@@ -60,6 +60,9 @@ impl Buffer {
     }
 }
 
+/// An open file, and which of a file's it is.
+pub(super) type Opened = (Arc<dyn OpenFile>, Handle);
+
 pub(super) fn range(pos: u64, len: u64) -> FileRange {
     FileRange::at_most(FilePos::saturating(pos), len)
 }
@@ -134,10 +137,7 @@ impl Call<'_> {
     }
 
     /// The open file to use for these flags.
-    pub(super) fn handle_for(
-        &self,
-        flags: IoFlags,
-    ) -> Result<Option<(Arc<dyn OpenFile>, Handle)>, Fail> {
+    pub(super) fn handle_for(&self, flags: IoFlags) -> Result<Option<Opened>, Fail> {
         let which = if flags.contains(IoFlags::DIRECT) && self.tag.is_multiple_of(2) {
             Handle::Direct
         } else {
