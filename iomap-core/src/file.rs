@@ -1,9 +1,9 @@
 //! An open file: which path a read or write takes, under which locks, and what it promises.
 //!
 //! Owns the routing between buffered and direct I/O, the inode lock of every read and write, the
-//! fall-back of a direct write (rules O9, B62), append, the synchronous flags, and the report of
-//! writeback errors once per open file. A backend's [`OpenFile`](crate::vfs::OpenFile) is a thin
-//! wrapper. Does not own what changes the storage of a file otherwise (truncate, fallocate): that
+//! fall-back of a direct write (rules O9, B62) and append. The synchronous flags and the report of
+//! writeback errors, once per open file, are `durable`. A backend's
+//! [`OpenFile`](crate::vfs::OpenFile) is a thin wrapper. Does not own what changes the storage of a file otherwise (truncate, fallocate): that
 //! is the backend's.
 //!
 //! # Locking
@@ -18,13 +18,15 @@
 //! sync                   nothing
 //! ```
 
+mod durable;
+
 use std::sync::Arc;
 
 use crate::dax_io;
 use crate::direct::{self, DirectFlags, DirectOutcome, WriteLock};
 use crate::error::{FsError, Result, SeekError};
 use crate::fiemap::{Extent, fiemap};
-use crate::fsync::{SyncRange, fsync, sync_file_range, write_and_wait};
+use crate::fsync::write_and_wait;
 use crate::inode::{ExclusiveGuard, Inode, SharedGuard};
 use crate::ops::DirectOps;
 use crate::page_cache::ErrSeq;
@@ -37,17 +39,7 @@ use crate::units::{FilePos, FileRange};
 use crate::user::SliceSource;
 use crate::vfs::{IoFlags, OpenFlags};
 use crate::write::{WriteOptions, buffered_write};
-
-/// How durable a write is when it returns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Durable {
-    /// Not at all.
-    No,
-    /// With the metadata needed to find the data.
-    Data,
-    /// With all metadata.
-    All,
-}
+use durable::Durable;
 
 /// An open regular file of a backend.
 #[derive(Debug)]
@@ -397,72 +389,6 @@ impl<B: DirectOps> File<B> {
         Ok(range.take(done))
     }
 
-    /// What the flags of a write promise about its bytes. No locks held.
-    #[inline]
-    fn settle(&self, written: FileRange, flags: IoFlags) -> Result<()> {
-        match self.durable(flags) {
-            Durable::No if flags.contains(IoFlags::DONTCACHE) && !self.is_dax() => {
-                // The folios leave the cache when they have been written.
-                sync_file_range(&*self.backend, written, SyncRange::WRITE)
-            }
-            Durable::No => Ok(()),
-            durable => self.sync(written, durable == Durable::Data),
-        }
-    }
-
-    /// Whether a write with these flags is durable when it returns.
-    #[must_use]
-    pub fn is_durable(&self, flags: IoFlags) -> bool {
-        self.durable(flags) != Durable::No
-    }
-
-    #[inline]
-    fn durable(&self, flags: IoFlags) -> Durable {
-        if flags.contains(IoFlags::SYNC) || self.flags.contains(OpenFlags::SYNC) {
-            Durable::All
-        } else if flags.contains(IoFlags::DSYNC) || self.flags.contains(OpenFlags::DSYNC) {
-            Durable::Data
-        } else {
-            Durable::No
-        }
-    }
-
-    /// Makes the file durable. See [`OpenFile::fsync`](crate::vfs::OpenFile::fsync).
-    ///
-    /// # Errors
-    ///
-    /// What could not be written or synced now, or an error of an earlier writeback this open file
-    /// was not told of yet.
-    pub fn fsync(&self, data_only: bool) -> Result<()> {
-        self.sync(FileRange::ALL, data_only)
-    }
-
-    fn sync(&self, range: FileRange, data_only: bool) -> Result<()> {
-        let synced = fsync(&*self.backend, range, data_only);
-        let earlier = self.new_errors();
-        synced.and(earlier)
-    }
-
-    /// Starts, or starts and awaits, writeback of a range. See
-    /// [`OpenFile::sync_range`](crate::vfs::OpenFile::sync_range).
-    ///
-    /// # Errors
-    ///
-    /// As [`File::fsync`].
-    pub fn sync_range(&self, range: FileRange, wait: bool) -> Result<()> {
-        let steps = if wait {
-            SyncRange::all()
-        } else {
-            SyncRange::WRITE
-        };
-        let written = sync_file_range(&*self.backend, range, steps);
-        if !wait {
-            return written;
-        }
-        let earlier = self.new_errors();
-        written.and(earlier)
-    }
-
     /// The next data or hole. See [`OpenFile::seek`](crate::vfs::OpenFile::seek).
     ///
     /// # Errors
@@ -481,26 +407,5 @@ impl<B: DirectOps> File<B> {
     pub fn fiemap(&self, range: FileRange, sync: bool) -> Result<Vec<Extent>> {
         let _shared = self.inode().lock_shared();
         fiemap(&*self.backend, range, sync)
-    }
-
-    /// Whether an error of an earlier writeback waits for the next sync of this open file, which
-    /// reports it all the same: for who is about to copy what is on the device.
-    ///
-    /// # Errors
-    ///
-    /// That error.
-    pub fn check_writeback(&self) -> Result<()> {
-        let seen = *self.seen.lock();
-        let checked = self.inode().cache().check_error(seen);
-        checked.map_err(FsError::Writeback)
-    }
-
-    /// The writeback error this open file was not told of yet, once.
-    fn new_errors(&self) -> Result<()> {
-        let mut seen = self.seen.lock();
-        self.inode()
-            .cache()
-            .check_and_advance(&mut seen)
-            .map_err(FsError::Writeback)
     }
 }
