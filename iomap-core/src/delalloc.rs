@@ -12,6 +12,7 @@
 //! Kernel counterpart: `iomap_write_delalloc_release`.
 
 use crate::iomap::Iomap;
+use crate::mutation::{self, Rule};
 use crate::ops::MapOps;
 use crate::units::{FilePos, FileRange};
 
@@ -29,12 +30,16 @@ pub fn release_unwritten<B: MapOps + ?Sized>(backend: &B, range: FileRange, ioma
     let _invalidate = inode.invalidate_lock().write();
     // Dirty data exists up to the end of the file only; what is reserved past it goes whatever the
     // cache holds there.
-    let in_file = range.intersect(FileRange::between(
-        FilePos::ZERO,
-        inode.size().round_up(bits),
-    ));
+    let in_file = if mutation::off(Rule::B30) {
+        range
+    } else {
+        range.intersect(FileRange::between(
+            FilePos::ZERO,
+            inode.size().round_up(bits),
+        ))
+    };
     let mut done = range.start();
-    while done < in_file.end() {
+    while done < in_file.end() && !mutation::off(Rule::B29) {
         let Some(folio) = inode.cache().next(done.page(), in_file.end().page_up()) else {
             break;
         };

@@ -28,6 +28,7 @@ use crate::error::{FsError, Result, SeekError};
 use crate::fiemap::{Extent, fiemap};
 use crate::fsync::write_and_wait;
 use crate::inode::{ExclusiveGuard, Inode, SharedGuard};
+use crate::mutation::{self, Rule};
 use crate::ops::DirectOps;
 use crate::page_cache::ErrSeq;
 use crate::read::{Filling, ReadOptions, buffered_read, start_fill};
@@ -252,6 +253,9 @@ impl<B: DirectOps> File<B> {
             };
             let written = self.write_cached(&guard, pos, &from[done as usize..], flags);
             written.and_then(|written| {
+                if mutation::off(Rule::O9) {
+                    return Ok(written);
+                }
                 write_and_wait(&*self.backend, written)?;
                 // A folio that cannot leave stays coherent: it was written, and is clean.
                 let _ = self.inode().cache().invalidate(written, false);
@@ -370,7 +374,9 @@ impl<B: DirectOps> File<B> {
         if nowait && (inode.direct().is_busy_after_fence() || pos > inode.size()) {
             return Err(FsError::WouldBlock);
         }
-        inode.wait_for_direct(guard);
+        if !mutation::off(Rule::B62) {
+            inode.wait_for_direct(guard);
+        }
         self.backend.file_modified(nowait)?;
         if pos > inode.size() {
             resize::zero_old_end(&*self.backend, pos)?;

@@ -16,11 +16,13 @@ use std::ops::Range;
 
 use crate::device::BioOp;
 use crate::error::{FsError, ProtocolError, Result};
-use crate::folio::LockedFolio;
+use crate::folio::{FolioRef, LockedFolio};
 use crate::inode::Inode;
 use crate::iomap::{FsFlags, InlineBuffer, Iomap, MapKind};
+use crate::mutation::{self, Rule};
 use crate::ops::{FolioOp, FolioOps, FolioRequest, Prepared};
 use crate::page_cache::GetFolio;
+use crate::resize;
 use crate::units::{FilePos, FileRange, PAGE_SHIFT};
 use crate::user::UserSource;
 
@@ -112,6 +114,11 @@ fn pass_points<B: FolioOps + ?Sized, S: UserSource>(
     };
     let mut guard = backend.before_lock(&req)?;
     let changed = locked_part(backend, &mut guard, &req, how, change);
+    if changed.is_err() && mutation::off(Rule::F4) {
+        // What `before_lock` opened stays open.
+        std::mem::forget(guard);
+        return changed;
+    }
     match (changed, backend.after_unlock(guard, &req)) {
         (Ok(Some(Changed::Bytes { done, grew })), Err(error)) if done > 0 => {
             backend.inode().cache().record_error(error.errno());
@@ -136,10 +143,11 @@ fn locked_part<B: FolioOps + ?Sized, S: UserSource>(
         order_hint: order_of(req.range),
         nowait: how.nowait,
         dontcache: how.dontcache,
-        wait_stable: inode.needs_stable_writes(),
+        wait_stable: inode.needs_stable_writes()
+            && !(mutation::off(Rule::B10) && req.op == FolioOp::Zero),
     };
     let mut folio = inode.cache().get_or_create(req.range.start().page(), get)?;
-    if !backend.is_valid(how.iomap) {
+    if !mutation::off(Rule::V1) && !backend.is_valid(how.iomap) {
         return Ok(Some(Changed::Stale));
     }
     let range = req.range.intersect(folio.range());
@@ -149,11 +157,31 @@ fn locked_part<B: FolioOps + ?Sized, S: UserSource>(
     }
     let result = change_locked(inode, &mut folio, range, how, change);
     let done = match result {
+        Ok(Changed::Bytes { .. }) if mutation::off(Rule::F3) => range.len(),
         Ok(Changed::Bytes { done, .. }) => done,
         _ => 0,
     };
+    if mutation::off(Rule::F2) && done < range.len() {
+        return result.map(Some);
+    }
+    if mutation::off(Rule::F1) {
+        folio = unlock_and_lock(folio);
+    }
     backend.folio_done(guard, &mut folio, &req, done);
     result.map(Some)
+}
+
+/// Used with rule F1 off: a moment in which the folio is not locked, and may leave the cache.
+fn unlock_and_lock(folio: LockedFolio) -> LockedFolio {
+    let mut reference = FolioRef::clone(&folio);
+    drop(folio);
+    loop {
+        crate::sync::thread::yield_now();
+        match LockedFolio::try_lock(reference) {
+            Ok(locked) => return locked,
+            Err(back) => reference = back,
+        }
+    }
 }
 
 /// The order of the folio a write of this length is happy with.
@@ -188,7 +216,7 @@ fn change_locked<S: UserSource>(
         }
         Change::Keep => bytes.len(),
     };
-    if done < bytes.len() && !was_uptodate {
+    if done < bytes.len() && !was_uptodate && !mutation::off(Rule::B37) {
         // Bytes that were neither read nor copied must not become visible (rule B37).
         return Ok(Changed::Bytes {
             done: 0,
@@ -209,12 +237,16 @@ fn change_locked<S: UserSource>(
     }
     folio.mark_accessed();
     let end = range.take(done as u64).end();
+    let old_size = inode.size();
     let grew = matches!(change, Change::Copy(_))
-        && end > inode.size()
+        && end > old_size
         && !how.iomap.flags.contains(FsFlags::BEYOND_EOF);
-    if grew {
+    if grew && !mutation::off(Rule::F6) {
         // Under the folio lock: writeback of this folio sees the size that covers it (rule F6).
         inode.set_size(end);
+    }
+    if grew && mutation::off(Rule::F5) && range.start() > old_size {
+        resize::isize_extended(inode, old_size, range.start());
     }
     Ok(Changed::Bytes {
         done: done as u64,

@@ -20,6 +20,7 @@ use crate::flusher;
 use crate::folio_write::{CHUNK_MAX, Change, Changed, How, change_folio};
 use crate::iomap::{FsFlags, Iomap, MapKind};
 use crate::iter::{Flow, Step, for_each_mapping};
+use crate::mutation::{self, Rule};
 use crate::ops::{FolioOps, Intent, MapFlags};
 use crate::resize;
 use crate::stats::Event;
@@ -75,6 +76,9 @@ pub fn buffered_write<B: FolioOps + ?Sized, S: UserSource>(
         .inode()
         .counters()
         .add(Event::buffered_write_bytes, outcome.done);
+    if outcome.result.is_err() && mutation::off(Rule::B36) {
+        return outcome.all_or_error().map(|()| 0);
+    }
     outcome.bytes_or_error()
 }
 
@@ -122,6 +126,10 @@ impl<B: FolioOps + ?Sized, S: UserSource> Write<'_, B, S> {
             };
             let changed = change_folio(self.backend, range, &how, &mut Change::Copy(self.source))?;
             let Changed::Bytes { done, grew } = changed else {
+                if mutation::off(Rule::V2) {
+                    self.source.consume(range.len() as usize);
+                    step.advance(range.len())?;
+                }
                 step.set_stale();
                 return Ok(());
             };
@@ -135,10 +143,14 @@ impl<B: FolioOps + ?Sized, S: UserSource> Write<'_, B, S> {
             // Accepted bytes are never taken back (rule B36).
             self.source.consume(done as usize);
             step.advance(done)?;
+            if grew && mutation::off(Rule::F6) {
+                crate::sync::thread::yield_now();
+                inode.set_size(range.take(done).end());
+            }
             if grew {
                 step.set_size_changed();
             }
-            if grew && range.start() > old_size {
+            if grew && range.start() > old_size && !mutation::off(Rule::F5) {
                 // Locks the folio at the old end, so not before this one is unlocked (rule F5).
                 resize::isize_extended(inode, old_size, range.start());
             }

@@ -16,6 +16,7 @@ use crate::flusher;
 use crate::folio_write::{CHUNK_MAX, Change, Changed, How, change_folio};
 use crate::iomap::MapKind;
 use crate::iter::{Flow, Step, for_each_mapping};
+use crate::mutation::{self, Rule};
 use crate::ops::{FolioOps, Intent, MapFlags};
 use crate::units::{FilePos, FileRange};
 use crate::user::SliceSource;
@@ -65,6 +66,12 @@ fn zero_mapping<B: FolioOps + ?Sized>(
     );
     match (&step.iomap().kind, &step.source().kind) {
         (MapKind::Hole, MapKind::Hole) => {
+            step.advance(step.rest().len())?;
+            Ok(Flow::Continue)
+        }
+        (MapKind::Hole | MapKind::Unwritten { .. }, MapKind::Hole | MapKind::Unwritten { .. })
+            if mutation::off(Rule::B8) =>
+        {
             step.advance(step.rest().len())?;
             Ok(Flow::Continue)
         }

@@ -13,6 +13,7 @@ mod fs {
     mod nowait;
     mod reflink;
     mod resize;
+    mod rules;
     mod space;
     mod util;
 }

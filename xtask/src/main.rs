@@ -6,6 +6,7 @@
 
 mod instructions;
 mod layers;
+mod mutate;
 mod run;
 mod source;
 mod suites;
@@ -28,6 +29,7 @@ usage: cargo xtask <command>
   doc                      builds the documentation, warnings are errors
   loom                     model-checked orderings (iomap-core/tests/loom_*.rs)
   shuttle [--long]         scheduled protocols (*/tests/shuttle_*.rs)
+  mutate [--long] [RULE…]  each rule off in turn: its tests must fail
   layers                   checks the module layers of iomap-core
   tidy                     checks the source rules of docs/STYLE.md
   smoke                    the first README command on a new file, and every bench once
@@ -69,6 +71,8 @@ fn dispatch(args: &[&str]) -> Result<Counts, String> {
         ["doc"] => Ok(doc()),
         ["loom"] => Ok(suites::loom()),
         ["shuttle", rest @ ..] => Ok(suites::shuttle(effort(rest)?)),
+        ["mutate", "--long", rules @ ..] => mutated(rules, Effort::Long),
+        ["mutate", rules @ ..] => mutated(rules, Effort::Normal),
         ["layers"] => rule("layers", &layers::check(&workspace())),
         ["tidy"] => rule("tidy", &tidy::check(&workspace())),
         ["smoke"] => Ok(suites::smoke()),
@@ -131,6 +135,13 @@ fn doc() -> Counts {
     Step::cargo("doc", &args.split(' ').collect::<Vec<_>>())
         .env("RUSTDOCFLAGS", "-D warnings")
         .check()
+}
+
+/// The rules of the table, or those named; the counts on the last line.
+fn mutated(rules: &[&str], effort: Effort) -> Result<Counts, String> {
+    let counts = mutate::mutate(&workspace(), rules, effort == Effort::Long)?;
+    counts.print();
+    Ok(counts)
 }
 
 /// Prints the findings of a source rule.

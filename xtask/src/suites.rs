@@ -16,6 +16,7 @@ pub(crate) fn all(effort: Effort) -> Counts {
     }
     counts += loom();
     counts += shuttle(effort);
+    counts += mutate(effort);
     counts += testfs(effort);
     counts
 }
@@ -58,6 +59,18 @@ pub(crate) fn shuttle(effort: Effort) -> Counts {
             .tests();
     }
     counts
+}
+
+/// Each rule off in turn.
+fn mutate(effort: Effort) -> Counts {
+    let root = crate::workspace();
+    match crate::mutate::mutate(&root, &[], effort == Effort::Long) {
+        Ok(counts) => counts,
+        Err(why) => {
+            println!("== mutate: FAILED, {why} ==");
+            Counts::one(false)
+        }
+    }
 }
 
 /// The model-checked test files of one crate.

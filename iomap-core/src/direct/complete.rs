@@ -10,6 +10,7 @@ use super::submit::Submission;
 use super::{DirectFlags, DirectOutcome, SyncKind};
 use crate::error::{Errno, FsError, Result};
 use crate::inode::{DirectGuard, Inode};
+use crate::mutation::{self, Rule};
 use crate::ops::{DirectDone, DirectOps};
 use crate::resize;
 use crate::stats::Event;
@@ -149,13 +150,18 @@ impl Finish {
         let (written, error) = moved(self.range, FilePos::MAX, &mut self.submission, failure);
         let done = self.told(written);
         let whole = error.is_none() && written == self.range.len();
+        if mutation::off(Rule::O8) {
+            invalidate_again(inode, self.range.take(self.submission.submitted));
+        }
         let told = if whole && !backend.direct_needs_work(&done) {
             Ok(())
         } else {
             backend.direct_done(&done)
         };
         // Whoever read meanwhile may have cached what the blocks held before (rules O8, B51).
-        invalidate_again(inode, self.range.take(self.submission.submitted));
+        if !mutation::off(Rule::O8) && !mutation::off(Rule::B51) {
+            invalidate_again(inode, self.range.take(self.submission.submitted));
+        }
         if self.range.start() > self.size {
             // Nothing if the file did not grow: then there is no byte to hand over.
             let grown = self.range.start().min(inode.size());

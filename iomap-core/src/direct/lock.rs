@@ -7,6 +7,7 @@
 use super::{DirectFlags, DirectOutcome, write};
 use crate::error::{FsError, Result};
 use crate::inode::{ExclusiveGuard, Inode, SharedGuard};
+use crate::mutation::{self, Rule};
 use crate::ops::{DirectOps, Overwrite};
 use crate::units::{BlockBits, FilePos, FileRange};
 
@@ -53,6 +54,9 @@ enum Need {
 fn need(range: FileRange, size: FilePos, bits: BlockBits, overwrite: Overwrite) -> Need {
     let aligned = range.start().is_aligned(bits) && range.end().is_aligned(bits);
     let grows = range.end() > size;
+    if mutation::off(Rule::O10) && overwrite != Overwrite::No && !grows {
+        return Need::Shared;
+    }
     match overwrite {
         Overwrite::Written if !grows => Need::Shared,
         Overwrite::Allocated if !grows && aligned => Need::Shared,

@@ -49,6 +49,7 @@ use crate::error::{FsError, Result};
 use crate::inode::DirectGuard;
 use crate::iomap::MapKind;
 use crate::iter::{Flow, for_each_mapping};
+use crate::mutation::{self, Rule};
 use crate::ops::{DirectOps, Intent, MapFlags};
 use crate::stats::Event;
 use crate::units::{DevAddr, FilePos, FileRange};
@@ -178,8 +179,7 @@ pub fn read<B: DirectOps + ?Sized>(
     }
     // What lies past the size is left alone.
     let bytes = &mut buf[..request.range.len() as usize];
-    let guard = begin(backend, &request);
-    settle_for_read(backend, &request)?;
+    let guard = start_read(backend, &request)?;
     if let Some(addr) = simple_addr(backend, &request)? {
         inode.device().read_at(addr, bytes)?;
         drop(guard);
@@ -315,6 +315,28 @@ fn fall_back<B: DirectOps + ?Sized>(backend: &B, request: &Request<'_>) -> Direc
     DirectOutcome::UseBuffered { done: 0 }
 }
 
+/// Steps 1 and 2 of a read: raises the count, then looks at the cache. On an error the count is
+/// lowered again (rule O7).
+fn start_read<B: DirectOps + ?Sized>(backend: &B, request: &Request<'_>) -> Result<DirectGuard> {
+    if mutation::off(Rule::O1) {
+        settle_for_read(backend, request)?;
+        return Ok(begin(backend, request));
+    }
+    let guard = begin(backend, request);
+    match settle_for_read(backend, request) {
+        Err(error) => Err(lowered(guard, error)),
+        Ok(()) => Ok(guard),
+    }
+}
+
+/// Lowers the count on the way out with an error (rule O7).
+fn lowered(guard: DirectGuard, error: FsError) -> FsError {
+    if mutation::off(Rule::O7) {
+        std::mem::forget(guard);
+    }
+    error
+}
+
 /// What is dirty in the range reaches the device before it is read. The count is raised.
 fn settle_for_read<B: DirectOps + ?Sized>(backend: &B, request: &Request<'_>) -> Result<()> {
     if request.flags.contains(DirectFlags::NOWAIT) {
@@ -344,10 +366,13 @@ fn start_write<B: DirectOps + ?Sized>(
     if !aligned {
         return Ok(Start::UseBuffered(fall_back(backend, request)));
     }
-    let guard = begin(backend, request);
+    let early = (!mutation::off(Rule::O1)).then(|| begin(backend, request));
     let inode = backend.inode();
+    let go = |early: Option<DirectGuard>| {
+        Ok(Start::Go(early.unwrap_or_else(|| begin(backend, request))))
+    };
     if !inode.cache().has_pages(request.range) {
-        return Ok(Start::Go(guard));
+        return go(early);
     }
     if request.flags.contains(DirectFlags::NOWAIT) {
         return Err(FsError::WouldBlock);
@@ -355,7 +380,7 @@ fn start_write<B: DirectOps + ?Sized>(
     let cleared = crate::fsync::write_and_wait(backend, request.range).is_ok()
         && inode.cache().invalidate(request.range, false).is_ok();
     if cleared {
-        return Ok(Start::Go(guard));
+        return go(early);
     }
     inode.counters().count(Event::direct_invalidate_failures);
     tracing::debug!(
@@ -364,7 +389,7 @@ fn start_write<B: DirectOps + ?Sized>(
     if atomic {
         return Err(FsError::WouldBlock);
     }
-    drop(guard);
+    drop(early);
     Ok(Start::UseBuffered(fall_back(backend, request)))
 }
 

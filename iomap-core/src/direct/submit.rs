@@ -9,6 +9,7 @@ use crate::device::{BioOp, BlockDevice, Plug};
 use crate::error::{FsError, ProtocolError, Result};
 use crate::iomap::{InlineBuffer, Iomap, MapKind};
 use crate::iter::{Flow, Step, for_each_mapping};
+use crate::mutation::{self, Rule};
 use crate::ops::{DirectKinds, DirectOps, Intent, MapError};
 use crate::units::{FilePos, FileRange};
 
@@ -104,7 +105,8 @@ fn mapping(
     };
     step.advance(done)?;
     // An error of a request that has ended already stops the rest (rule B55).
-    let stop = done < part.len() || cursor.flight().has_failed();
+    let failed = !mutation::off(Rule::B55) && cursor.flight().has_failed();
+    let stop = done < part.len() || failed;
     Ok(if stop { Flow::Stop } else { Flow::Continue })
 }
 
@@ -177,7 +179,8 @@ fn transfer_part(
     };
     // Also after an error: what was submitted may reach new blocks (rule B56).
     let end = part.take(done).end();
-    let tail = if done > 0 {
+    let lost = mutation::off(Rule::B56) && flight.has_failed();
+    let tail = if done > 0 && !lost {
         transfer.zero_tail_after(end)
     } else {
         0

@@ -20,12 +20,12 @@ use super::plan::Request;
 use super::submit::submit;
 use super::tasks::{self, Job};
 use super::{
-    DirectFlags, DirectOutcome, Start, Written, begin, fall_back, read_request, settle_for_read,
-    start_write, write_request,
+    DirectFlags, DirectOutcome, Start, Written, fall_back, read_request, start_write, write_request,
 };
 use crate::device::{BlockDevice, DeviceBuf};
 use crate::error::{Errno, FsError, Result};
 use crate::inode::DirectGuard;
+use crate::mutation::{self, Rule};
 use crate::ops::DirectOps;
 use crate::sync::{Mutex, Rank};
 use crate::units::FilePos;
@@ -99,6 +99,9 @@ impl Cell {
             return;
         }
         drop(state);
+        if mutation::off(Rule::B53) {
+            return drop(job);
+        }
         tasks::run(job);
     }
 }
@@ -291,8 +294,7 @@ fn start_read<'a, B: DirectOps>(
     if !request.is_aligned(buffer.as_ptr().addr()) {
         return Err(Ok(fall_back(backend, &request)));
     }
-    let guard = begin(backend, &request);
-    settle_for_read(backend, &request).map_err(Err)?;
+    let guard = super::start_read(backend, &request).map_err(Err)?;
     Ok((request, guard))
 }
 

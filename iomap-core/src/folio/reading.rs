@@ -7,8 +7,10 @@
 use std::ops::Range;
 
 use super::folio_ref::FolioRef;
+use super::header::flag;
 use super::locked::LockedFolio;
 use super::state_ptr::Owned;
+use crate::mutation::{self, Rule};
 use crate::sync::rank;
 
 /// A locked folio that is being read, owned by the I/O. Dropping it unlocks and wakes waiters:
@@ -25,6 +27,9 @@ impl ReadingFolio {
     pub(super) fn new(owned: Owned) -> Self {
         if owned.folio().meta().header.start_reading() {
             owned.folio().wake_waiters();
+        }
+        if mutation::off(Rule::B23) {
+            owned.folio().meta().header.clear(flag::LOCKED);
         }
         Self { owned }
     }

@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::device::BlockDevice;
+use crate::mutation::{self, Rule};
 use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::sync::{Condvar, Mutex, Rank, smp_mb};
 
@@ -102,14 +103,18 @@ impl Default for InFlight {
 /// Raises the counter, then a full fence: what a direct I/O does before it looks at the cache.
 pub fn raise(count: &AtomicU32) {
     count.fetch_add(1, Ordering::Relaxed);
-    smp_mb();
+    if !mutation::off(Rule::O2) {
+        smp_mb();
+    }
 }
 
 /// A full fence, then whether the counter is raised: what writeback does once its folio is visible.
 #[must_use]
 #[inline]
 pub fn sees_raised(count: &AtomicU32) -> bool {
-    smp_mb();
+    if !mutation::off(Rule::O3) {
+        smp_mb();
+    }
     count.load(Ordering::Relaxed) != 0
 }
 

@@ -13,6 +13,7 @@ use crate::device::{Bio, BioOp, BlockDevice, Completion, Plug, Segment};
 use crate::folio::FolioRef;
 use crate::inode::Ioend;
 use crate::iomap::{FsFlags, Iomap, MapKind};
+use crate::mutation::{self, Rule};
 use crate::stats::{Counters, Event};
 use crate::units::{DevAddr, FilePos, FileRange};
 
@@ -53,6 +54,13 @@ impl Run<'_> {
 
 /// `blocks` cut at the end of the file.
 pub(crate) fn exact_range(blocks: FileRange, size: FilePos) -> FileRange {
+    if mutation::off(Rule::B39) {
+        return blocks;
+    }
+    if mutation::off(Rule::B40) && size < blocks.start() {
+        let len = size.bytes().wrapping_sub(blocks.start().bytes());
+        return FileRange::at_most(blocks.start(), len);
+    }
     FileRange::between(blocks.start(), blocks.end().min(size))
 }
 
@@ -324,7 +332,8 @@ mod tests {
             let blocks = FileRange::at_most(FilePos::saturating(start), len);
             let exact = exact_range(blocks, FilePos::saturating(size));
             prop_assert_eq!(exact.start(), blocks.start());
-            prop_assert_eq!(exact.len(), len.min(size.saturating_sub(start)));
+            let below = len.min(size.saturating_sub(start));
+            prop_assert_eq!(exact.len(), below, "rules B39, B40");
         }
 
         #[test]

@@ -7,6 +7,7 @@ use super::FOLIOS_MAX;
 use super::build::can_append;
 use crate::error::{Errno, Result};
 use crate::inode::{Inode, Ioend};
+use crate::mutation::{self, Rule};
 use crate::ops::{IoendRange, WritebackOps};
 use crate::stats::Event;
 use crate::sync::thread;
@@ -75,6 +76,9 @@ fn finish<B: WritebackOps + ?Sized>(backend: &B, mut ioend: Ioend) {
     };
     let result = match ioend.error {
         Some(errno) => {
+            if mutation::off(Rule::B45) {
+                let _told = convert(backend, &ioend, &told);
+            }
             backend.ioend_failed(&told, errno);
             Err(errno)
         }

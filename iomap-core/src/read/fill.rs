@@ -18,6 +18,7 @@ use crate::folio_write::fill_inline;
 use crate::inode::Inode;
 use crate::iomap::{Iomap, MapKind};
 use crate::iter::{Flow, Step, for_each_mapping};
+use crate::mutation::{self, Rule};
 use crate::ops::{Intent, MapFlags, MapOps};
 use crate::readahead::Window;
 use crate::sync::atomic::{AtomicU32, Ordering};
@@ -343,7 +344,7 @@ fn submit(inode: &Inode, folios: Vec<LockedFolio>, pieces: Vec<Piece>, filling: 
             (count > 0).then(|| {
                 Arc::new(FolioRead {
                     folio: Mutex::new(Rank::IoendQueue, Some(folio.into_reading())),
-                    pending: AtomicU32::new(count),
+                    pending: AtomicU32::new(if mutation::off(Rule::B26) { 1 } else { count }),
                     filling: filling.clone(),
                 })
             })

@@ -11,6 +11,7 @@ use crate::folio::{FolioRef, LockedFolio};
 use crate::ioend::build::{Run, exact_range};
 use crate::ioend::finish;
 use crate::iomap::{FsFlags, Iomap, MapKind};
+use crate::mutation::{self, Rule};
 use crate::ops::{FolioOp, FolioRequest, IoendRange, Prepared, WritebackOps, WritebackRequest};
 use crate::stats::Event;
 use crate::units::{BlockBits, FilePos, FileRange};
@@ -30,6 +31,8 @@ struct Handed {
     bytes: u64,
     /// Dirty bytes without storage, left dirty.
     left: Vec<Range<usize>>,
+    /// Some dirty bytes are lost: there is no storage for them.
+    lost: bool,
 }
 
 impl<B: WritebackOps + ?Sized> Pass<'_, B> {
@@ -74,6 +77,9 @@ impl<B: WritebackOps + ?Sized> Pass<'_, B> {
         } else {
             Some(self.open(&mut req)?)
         };
+        if mutation::off(Rule::O4) {
+            self.count_before_lock = self.inode.direct().is_busy_after_fence();
+        }
         let result = match self.lock(folio) {
             Some(locked) => self.with_locked(guard.as_mut(), locked, &req),
             None => Ok(Attempt::Over),
@@ -170,9 +176,15 @@ impl<B: WritebackOps + ?Sized> Pass<'_, B> {
         let limit = zero_beyond(folio, (start, size), metadata, self.inode.block_bits());
         // Rule B27: the mark and the bias first, so that no completion ends the writeback early.
         folio.start_writeback();
-        folio.begin_write_pending(pending(len as u64));
+        if !mutation::off(Rule::B27) {
+            folio.begin_write_pending(pending(len as u64));
+        }
         // Rules O3, O4: with the folio locked and its mark visible.
-        let direct_in_flight = self.inode.direct().is_busy_after_fence();
+        let direct_in_flight = if mutation::off(Rule::O4) {
+            self.count_before_lock
+        } else {
+            self.inode.direct().is_busy_after_fence()
+        };
         let mut handed = Handed::default();
         let data = folio.dirty_ranges(limit).map(|run| (run, false));
         let beyond = folio.dirty_ranges(len).filter_map(|run| {
@@ -192,7 +204,9 @@ impl<B: WritebackOps + ?Sized> Pass<'_, B> {
             self.write_run(guard.as_deref_mut(), &part, &mut handed);
         }
         // Rule B21: also the blocks that could not be written; their reservation is gone.
-        folio.clear_all_dirty_blocks();
+        if !(handed.lost && mutation::off(Rule::B21)) {
+            folio.clear_all_dirty_blocks();
+        }
         for range in handed.left {
             folio.set_range_dirty(range);
         }
@@ -200,6 +214,9 @@ impl<B: WritebackOps + ?Sized> Pass<'_, B> {
             target: "iomap::writeback", ino = self.inode.ino(), folio = %folio.range(),
             bytes = handed.bytes, direct_in_flight, "folio"
         );
+        if mutation::off(Rule::B27) {
+            return handed.bytes;
+        }
         let unsubmitted = pending((len as u64).saturating_sub(handed.bytes));
         if unsubmitted > 0 && folio.sub_write_pending(unsubmitted) {
             folio.end_writeback();
@@ -228,6 +245,7 @@ impl<B: WritebackOps + ?Sized> Pass<'_, B> {
                         "no storage for dirty data"
                     );
                     finish::record_error(self.inode, error.errno());
+                    to.lost = true;
                     self.backend
                         .release_delalloc(rest, &Iomap::new(rest, MapKind::Delalloc));
                     return;
@@ -238,7 +256,7 @@ impl<B: WritebackOps + ?Sized> Pass<'_, B> {
 
     /// Asks the backend, every time anew (rule V3), and checks its answer (rule B46).
     fn map(
-        &self,
+        &mut self,
         guard: Option<&mut B::Guard>,
         rest: FileRange,
         part: &Part<'_>,
@@ -256,6 +274,12 @@ impl<B: WritebackOps + ?Sized> Pass<'_, B> {
             direct_in_flight: part.direct_in_flight,
             may_allocate,
         };
+        if let Some(last) = &self.last_mapping
+            && mutation::off(Rule::V3)
+            && last.range.covers(rest)
+        {
+            return Ok(Some(last.clone()));
+        }
         match self.backend.map_writeback(guard, &req)? {
             Some(iomap) => {
                 check_answer(&iomap, rest, bits)?;
@@ -263,6 +287,9 @@ impl<B: WritebackOps + ?Sized> Pass<'_, B> {
                     let what = "metadata where there is none, or none where there is";
                     let pos = rest.start();
                     return Err(ProtocolError::BadKind { what, pos }.into());
+                }
+                if mutation::off(Rule::V3) {
+                    self.last_mapping = Some(iomap.clone());
                 }
                 Ok(Some(iomap))
             }
@@ -284,11 +311,19 @@ impl<B: WritebackOps + ?Sized> Pass<'_, B> {
             range: exact_range(piece.range, part.size),
             iomap: piece.clone(),
         };
-        let needs_work = self.backend.ioend_needs_work(&told);
+        let mut needs_work = self.backend.ioend_needs_work(&told);
+        if needs_work && mutation::off(Rule::O5) {
+            // The data is not even submitted.
+            let _early = self.backend.ioend_done(&told);
+            needs_work = false;
+        }
         let len = piece
             .range
             .len()
             .next_multiple_of(self.inode.block_bits().size());
+        if mutation::off(Rule::B27) {
+            part.folio.begin_write_pending(pending(len));
+        }
         self.builder.add(&Run {
             folio: part.folio,
             offset: part.inside(piece.range).start,
@@ -345,7 +380,9 @@ fn zero_beyond(
         return len;
     }
     let below = below as usize;
-    folio.zero(below..metadata.max(below));
+    if !mutation::off(Rule::B41) {
+        folio.zero(below..metadata.max(below));
+    }
     below.next_multiple_of(1 << bits.get()).min(len)
 }
 

@@ -27,6 +27,7 @@ use crate::inode::Inode;
 use crate::ioend::build::Builder;
 use crate::ioend::finish;
 use crate::ioend::in_flight::Route;
+use crate::iomap::Iomap;
 use crate::ops::WritebackOps;
 use crate::page_cache::Mark;
 use crate::sync::{Rank, rank};
@@ -109,6 +110,10 @@ struct Pass<'a, B: WritebackOps + ?Sized> {
     written: u64,
     /// The first error after which the data is still dirty. The others are recorded.
     error: Option<FsError>,
+    /// Used with rule O4 off: whether direct I/O was in flight before the folio was locked.
+    count_before_lock: bool,
+    /// Used with rule V3 off: the mapping of an earlier range.
+    last_mapping: Option<Iomap>,
 }
 
 /// Starts writing the dirty folios of a range, and waits for none that it submitted. Returns the
@@ -159,6 +164,8 @@ pub(crate) fn walk<B: WritebackOps + ?Sized>(
         may_finish: may_finish && !control.mapped_only,
         written: 0,
         error: None,
+        count_before_lock: false,
+        last_mapping: None,
     };
     pass.run(alone);
     match pass.error.take() {

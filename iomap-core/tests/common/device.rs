@@ -40,6 +40,8 @@ struct State {
     /// Requests that entered together, for each time some did.
     batches: Vec<usize>,
     in_flight: usize,
+    /// Threads that wait.
+    waiters: usize,
     /// Writes: address and length, in the order of their submission.
     writes: Vec<(u64, u64)>,
     /// Errors for the next writes.
@@ -58,6 +60,7 @@ impl TestDevice {
             plugged: Vec::new(),
             batches: Vec::new(),
             in_flight: 0,
+            waiters: 0,
             writes: Vec::new(),
             faults: VecDeque::new(),
             read_faults: VecDeque::new(),
@@ -103,6 +106,11 @@ impl TestDevice {
     /// Requests that wait for completion.
     pub(crate) fn queued(&self) -> usize {
         self.state.lock().queue.len()
+    }
+
+    /// Threads that wait for it.
+    pub(crate) fn waiters(&self) -> usize {
+        self.state.lock().waiters
     }
 
     /// Completes the oldest request. Returns whether there was one.
@@ -221,6 +229,7 @@ impl BlockDevice for TestDevice {
     }
 
     fn wait(&self, done: &mut dyn FnMut() -> bool) {
+        self.state.lock().waiters += 1;
         self.parking.wait(&mut || {
             loop {
                 if done() {
@@ -231,6 +240,7 @@ impl BlockDevice for TestDevice {
                 }
             }
         });
+        self.state.lock().waiters -= 1;
     }
 
     fn wake(&self) {

@@ -39,6 +39,8 @@ pub(crate) struct Volume {
     /// The next block never used.
     next: AtomicU64,
     next_ino: AtomicU64,
+    /// Whether the bytes of files made from now on must not change during their writeback.
+    pub(crate) stable: AtomicBool,
 }
 
 impl Volume {
@@ -54,6 +56,7 @@ impl Volume {
             bits: BlockBits::new(bits).expect("a block size"),
             next: AtomicU64::new(1),
             next_ino: AtomicU64::new(1),
+            stable: AtomicBool::new(false),
         })
     }
 
@@ -70,7 +73,7 @@ impl Volume {
             pool: self.pool.clone(),
             device,
             counters: Counters::new(),
-            stable_writes: false,
+            stable_writes: self.stable.load(Ordering::Relaxed),
         };
         let file = Arc::new(TestFile::<A> {
             volume: Arc::clone(self),
@@ -79,6 +82,7 @@ impl Volume {
             transaction: Mutex::new(Rank::TransactionInFolio, ()),
             log: Mutex::new(Rank::Wait, Log::default()),
             on_map: Mutex::new(Rank::Wait, None),
+            on_done: Mutex::new(Rank::Wait, None),
             on_begin: Mutex::new(Rank::Wait, None),
             unwritten: AtomicBool::new(true),
             boundary: AtomicU64::new(0),
@@ -145,7 +149,7 @@ struct State {
     map_faults: Faults,
     /// The next answer of `map_writeback`, whatever it was asked.
     bad_map: Option<Iomap>,
-    /// Errors for the next calls of `folio_prepare` for writeback.
+    /// Errors for the next calls of `folio_prepare`.
     prepare_faults: Faults,
     /// Errors for the next calls of `ioend_done`.
     convert_faults: Faults,
@@ -157,6 +161,8 @@ struct Log {
     begun: i64,
     prepared: i64,
     opened: i64,
+    /// Bytes that `folio_done` was told of, but for writeback.
+    accepted: u64,
 }
 
 /// A function a test has called inside `map_writeback`, with the folio locked.
@@ -170,6 +176,8 @@ pub(crate) struct TestFile<const A: bool> {
     transaction: Mutex<()>,
     log: Mutex<Log>,
     pub(crate) on_map: Mutex<Option<OnMap>>,
+    /// A function a test has called inside `folio_done` of writeback, with the folio locked.
+    pub(crate) on_done: Mutex<Option<Box<dyn FnMut() + Send>>>,
     /// A function a test has called at the end of `begin`, with no lock of the backend held.
     pub(crate) on_begin: Mutex<Option<Box<dyn FnMut() + Send>>>,
     /// Whether writeback allocates unwritten blocks.
@@ -309,6 +317,14 @@ impl<const A: bool> TestFile<A> {
         state.generation += 1;
     }
 
+    /// Exchanges the storage of a block with that of the first block of another file.
+    pub(crate) fn swap_block(&self, n: u64, other: &Self) {
+        let (mine, theirs) = (self.block(n), other.block(0));
+        let (mine, theirs) = (mine.expect("a block"), theirs.expect("a block"));
+        self.set_block(n, theirs);
+        other.set_block(0, mine);
+    }
+
     /// A call of `map_writeback` fails, after `ok` more that do not.
     pub(crate) fn fail_map(&self, ok: usize, errno: Errno) {
         self.state.lock().map_faults.add(ok, errno);
@@ -319,7 +335,7 @@ impl<const A: bool> TestFile<A> {
         self.state.lock().bad_map = Some(iomap);
     }
 
-    /// A call of `folio_prepare` for writeback fails, after `ok` more that do not.
+    /// A call of `folio_prepare` fails, after `ok` more that do not.
     pub(crate) fn fail_prepare(&self, ok: usize, errno: Errno) {
         self.state.lock().prepare_faults.add(ok, errno);
     }
@@ -332,6 +348,11 @@ impl<const A: bool> TestFile<A> {
     /// The hooks so far; forgets them.
     pub(crate) fn take_hooks(&self) -> Vec<Hook> {
         std::mem::take(&mut self.log.lock().hooks)
+    }
+
+    /// Bytes that `folio_done` was told of since the last call, but for writeback.
+    pub(crate) fn take_accepted(&self) -> u64 {
+        std::mem::take(&mut self.log.lock().accepted)
     }
 
     /// Fails the test unless every hook that opens something was followed by its partner.
@@ -497,11 +518,13 @@ impl<const A: bool> FolioOps for TestFile<A> {
     ) -> Result<Prepared> {
         assert_eq!(guard.0.is_some(), A, "the transaction is open");
         assert!(folio.is_locked());
-        if req.op == FolioOp::Writeback
-            && let Some(errno) = self.state.lock().prepare_faults.next()
-        {
+        if let Some(errno) = self.state.lock().prepare_faults.next() {
             return Err(errno.into());
         }
+        assert!(
+            !(self.inode.needs_stable_writes() && folio.is_writeback()),
+            "rule B10: bytes are changed while they are written"
+        );
         self.log.lock().prepared += 1;
         if req.op == FolioOp::Writeback {
             self.record(Hook::Prepare(folio.range().to_string()));
@@ -510,11 +533,27 @@ impl<const A: bool> FolioOps for TestFile<A> {
     }
 
     fn folio_done(&self, _: &mut Handle, folio: &mut LockedFolio, req: &FolioRequest, done: u64) {
-        assert!(folio.is_locked() && folio.is_mapped_in(self.inode.cache()));
+        assert!(
+            folio.is_locked() && folio.is_mapped_in(self.inode.cache()),
+            "rule F1: the done hook without its folio"
+        );
         self.log.lock().prepared -= 1;
         if req.op == FolioOp::Writeback {
             self.record(Hook::Done(done));
+            let on_done = self.on_done.lock().take();
+            if let Some(mut on_done) = on_done {
+                on_done();
+                self.on_done.lock().get_or_insert(on_done);
+            }
+        } else {
+            self.log.lock().accepted += done;
         }
+        assert!(
+            req.op != FolioOp::Write
+                || done == 0
+                || req.range.take(done).end() <= self.inode.size(),
+            "rule F6: the size does not cover the bytes of a folio that is about to be unlocked"
+        );
     }
 
     fn after_unlock(&self, guard: Handle, req: &FolioRequest) -> Result<()> {
@@ -575,7 +614,9 @@ impl<const A: bool> WritebackOps for TestFile<A> {
                 state.generation += 1;
             }
         }
-        let iomap = self.lookup(&state, req.range);
+        // As far as it goes: more than was asked for.
+        let whole = FileRange::between(req.range.start(), req.hint_end);
+        let iomap = self.lookup(&state, whole);
         Ok(iomap.addr_at(req.range.start()).is_some().then_some(iomap))
     }
 
@@ -585,7 +626,7 @@ impl<const A: bool> WritebackOps for TestFile<A> {
     }
 
     fn ioend_done(&self, ioend: &IoendRange) -> Result<()> {
-        rank::assert_none_from(Rank::Freeze, "a conversion");
+        rank::assert_none_from(Rank::Freeze, "rule O5: a conversion");
         self.record(Hook::Convert(ioend.range.to_string()));
         let _transaction = self.transaction.lock();
         let mut state = self.state.lock();

@@ -153,7 +153,8 @@ fn a_failed_request_stops_the_rest() {
         write(&file, 0, 8 << 12, 2, NONE).unwrap(),
         DirectOutcome::Done(8192)
     );
-    assert_eq!(file.device.take_asked().len(), 3);
+    let asked = file.device.take_asked().len();
+    assert_eq!(asked, 3, "rule B55: requests after one that failed");
     assert_eq!(file.counts().mappings, 3);
     let file = TestFile::new(12);
     file.lay_out(0..8, Some(1));
@@ -202,7 +203,7 @@ fn the_rest_of_a_new_block_is_zeroed_after_an_error_too() {
         .iter()
         .map(|asked| asked.len)
         .sum();
-    assert_eq!(zeroed, 8192);
+    assert_eq!(zeroed, 8192, "rule B56: the rest of the block");
     let Some(Block::Written(at)) = file.block(0).or(Some(Block::Written(1))) else {
         panic!()
     };
@@ -310,7 +311,8 @@ fn pages_that_came_in_before_the_conversion_are_removed() {
         Ok(())
     }));
     write_all(&file, 0, 8192, 2, NONE);
-    assert_eq!(file.contents(), [2; 8192]);
+    let new = file.contents() == [2; 8192];
+    assert!(new, "stale zeroes in the cache");
     file.hooks.lock().done = None;
 }
 

@@ -101,7 +101,8 @@ fn a_dropped_ticket_ends_nothing_early() {
     let lock = file.inode().lock_exclusive();
     file.inode().wait_for_direct(&lock);
     drop(lock);
-    assert_eq!(file.state.lock().done.len(), 1);
+    let told = file.state.lock().done.len();
+    assert_eq!(told, 1, "rule B53: nobody ended the write");
     assert_eq!(file.contents()[..4096], [2; 4096]);
 }
 

@@ -37,6 +37,8 @@ pub struct DeferredDevice<D> {
     /// Held, or being done. Raised with `Release` before the request is held, lowered with
     /// `Release` after its completion has run; its reader loads with `Acquire`.
     in_flight: AtomicUsize,
+    /// Calls of `poll`. `Relaxed`: it says that somebody came by, nothing about memory.
+    polls: AtomicUsize,
     hold: Filter,
     auto: bool,
 }
@@ -73,6 +75,7 @@ impl<D: BlockDevice> DeferredDevice<D> {
             state: Mutex::new(Rank::DeviceQueue, state),
             parking: Parking::new(),
             in_flight: AtomicUsize::new(0),
+            polls: AtomicUsize::new(0),
             hold: Box::new(|_| true),
             auto,
         }
@@ -99,6 +102,12 @@ impl<D: BlockDevice> DeferredDevice<D> {
             .iter()
             .map(|(held, _)| *held)
             .collect()
+    }
+
+    /// How often somebody looked at the device without waiting for it: who waits for direct I/O in
+    /// flight does.
+    pub fn polls(&self) -> usize {
+        self.polls.load(Ordering::Relaxed)
     }
 
     /// Waits until at least `n` requests are held.
@@ -215,6 +224,7 @@ impl<D: BlockDevice> BlockDevice for DeferredDevice<D> {
     }
 
     fn poll(&self) {
+        self.polls.fetch_add(1, Ordering::Relaxed);
         if self.auto {
             self.complete_random();
         }

@@ -16,6 +16,7 @@ use iomap_core::error::Result;
 use iomap_core::fsync::write_and_wait;
 use iomap_core::inode::ExclusiveGuard;
 use iomap_core::iomap::InlineBuffer;
+use iomap_core::mutation::{self, Rule};
 use iomap_core::resize::{isize_extended, zero_old_end};
 use iomap_core::sync::atomic::Ordering;
 use iomap_core::units::{FilePos, FileRange};
@@ -29,7 +30,9 @@ impl TestInode {
     /// Sets the size.
     pub(super) fn truncate(&self, size: FilePos) -> Result<()> {
         let guard = self.core.lock_exclusive();
-        self.core.wait_for_direct(&guard);
+        if !mutation::off(Rule::O6) {
+            self.core.wait_for_direct(&guard);
+        }
         self.truncate_locked(size, &guard)
     }
 

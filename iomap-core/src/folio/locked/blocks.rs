@@ -21,6 +21,7 @@ use super::LockedFolio;
 use crate::folio::header::flag;
 use crate::folio::index::Mark;
 use crate::folio::state::Blocks;
+use crate::mutation::{self, Rule};
 
 impl LockedFolio {
     /// log2 of the unit the state is kept in: a block.
@@ -132,7 +133,8 @@ impl LockedFolio {
     /// range (rule B22). The last block sets the flag of the folio.
     #[inline]
     pub fn set_range_uptodate(&mut self, range: Range<usize>) {
-        if range.is_empty() || self.is_uptodate() {
+        let nothing = range.is_empty() && !mutation::off(Rule::B22);
+        if nothing || self.is_uptodate() {
             return;
         }
         let touched = self.touched(&range);
@@ -178,7 +180,7 @@ impl LockedFolio {
     /// them: flag, index mark and accounting. Nothing for an empty range (rule B22).
     #[inline]
     pub fn set_range_dirty(&mut self, range: Range<usize>) {
-        if range.is_empty() {
+        if range.is_empty() && !mutation::off(Rule::B22) {
             return;
         }
         let touched = self.touched(&range);
