@@ -105,9 +105,13 @@ fn mapping(
     };
     step.advance(done)?;
     // An error of a request that has ended already stops the rest (rule B55).
-    let failed = !mutation::off(Rule::B55) && cursor.flight().has_failed();
-    let stop = done < part.len() || failed;
+    let stop = done < part.len() || must_stop(cursor.flight());
     Ok(if stop { Flow::Stop } else { Flow::Continue })
+}
+
+/// Whether a request that has ended already failed (rule B55).
+fn must_stop(flight: &buffer::Flight) -> bool {
+    !mutation::off(Rule::B55) && flight.has_failed()
 }
 
 /// Bytes in the inode: no device.
@@ -172,7 +176,7 @@ fn transfer_part(
         cursor.keep_only(memory, op(request, transfer), transfer.addr, part.start());
         return part.len();
     }
-    let done = if flight.has_failed() {
+    let done = if must_stop(&flight) {
         0
     } else {
         bytes(request, device, transfer, part, memory)
@@ -225,7 +229,7 @@ fn bytes(
         let lost_from = transfer.lost_from(now.start()).max(part.start());
         let failed = bio.submit(device, op, transfer.addr.plus(done), lost_from);
         rest = rest.skip(now.len());
-        if failed {
+        if failed && !mutation::off(Rule::B55) {
             break;
         }
     }

@@ -537,6 +537,10 @@ impl<const A: bool> FolioOps for TestFile<A> {
             folio.is_locked() && folio.is_mapped_in(self.inode.cache()),
             "rule F1: the done hook without its folio"
         );
+        assert!(
+            req.op == FolioOp::Writeback || done == 0 || folio.is_dirty(),
+            "rule F1: writeback took the bytes before the backend was told of them"
+        );
         self.log.lock().prepared -= 1;
         if req.op == FolioOp::Writeback {
             self.record(Hook::Done(done));

@@ -193,6 +193,14 @@ impl TestFs {
         self.table.len()
     }
 
+    /// The file `ino` as the framework's operations take it, if it is in memory: for direct I/O with
+    /// a ticket, which [`OpenFile`](iomap_core::vfs::OpenFile) does not have. Good while it is open.
+    #[must_use]
+    pub fn backend(&self, ino: iomap_core::vfs::Ino) -> Option<Arc<TestInode>> {
+        let used = self.table.peek(crate::format::Ino::new(ino.0))?;
+        Some(Arc::clone(used.inode()))
+    }
+
     fn volume(&self) -> &Volume {
         &self.table.volume
     }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use iomap_core::device::bytes::read_bytes;
-use iomap_core::device::{BioOp, BlockDevice, MemoryDevice};
+use iomap_core::device::{BioOp, BlockDevice, DeviceBuf, MemoryDevice};
+use iomap_core::direct::{self, DirectFlags};
+use iomap_core::ops::MapOps;
 use iomap_core::units::DevAddr;
 use iomap_core::vfs::{Fallocate, IoFlags, OpenFile, SetAttr, Vfs};
 use testfs::device::DeferredDevice;
@@ -25,10 +27,15 @@ fn ends_beside_a_direct_write(act: impl Fn(&Bed, &dyn OpenFile) + Sync) -> bool 
     write(&*file, 0, &[1; 32_768]);
     file.fsync(false).unwrap();
     holding.store(true, Ordering::Relaxed);
-    let early = std::thread::scope(|scope| {
-        let direct = scope.spawn(|| write_with(&*file, 0, &pattern(2, 4096), IoFlags::DIRECT));
-        device.wait_held(1);
-        holding.store(false, Ordering::Relaxed);
+    let ticket = {
+        let backend = bed.fs.backend(file.ino()).unwrap();
+        let _lock = backend.inode().lock_shared();
+        let from = DeviceBuf::from_slice(&[2; 4096], 4096);
+        direct::submit_write(Arc::clone(&backend), at(0), from, DirectFlags::empty())
+    };
+    assert_eq!(device.held().len(), 1);
+    holding.store(false, Ordering::Relaxed);
+    std::thread::scope(|scope| {
         let polls = device.polls();
         let other = scope.spawn(|| act(&bed, &*file));
         // It ends, or looks at the device for the direct write to end.
@@ -37,11 +44,10 @@ fn ends_beside_a_direct_write(act: impl Fn(&Bed, &dyn OpenFile) + Sync) -> bool 
         }
         let early = other.is_finished();
         device.complete_all();
-        direct.join().unwrap();
         other.join().unwrap();
+        let _written = ticket.wait().outcome.unwrap();
         early
-    });
-    early
+    })
 }
 
 #[test]

@@ -234,7 +234,7 @@ pub(super) const ROWS: &[Row] = &[
         &[shuttle(
             "shuttle_writeback",
             "reclaim_and_writeback_between_the_folios_of_a_write_lose_nothing",
-            "rule F1",
+            "rule F1: writeback took the bytes",
         )],
     ),
     row(
@@ -261,7 +261,7 @@ pub(super) const ROWS: &[Row] = &[
         &[core(
             "rules",
             "a_hook_that_refuses_a_folio_leaves_nothing_open_in_both_orders",
-            "before_lock without after_unlock",
+            "while holding TransactionBeforeFolio(0)",
         )],
     ),
     row(
@@ -478,7 +478,7 @@ pub(super) const ROWS: &[Row] = &[
         &[core(
             "rules",
             "a_folio_stays_locked_until_its_last_piece_has_been_read",
-            "rule B26",
+            "segments do not add up to the length",
         )],
     ),
     row(
