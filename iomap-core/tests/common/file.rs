@@ -149,8 +149,10 @@ struct State {
     map_faults: Faults,
     /// The next answer of `map_writeback`, whatever it was asked.
     bad_map: Option<Iomap>,
-    /// Errors for the next calls of `folio_prepare`.
+    /// Errors for the next calls of `folio_prepare` for writeback.
     prepare_faults: Faults,
+    /// Errors for the next calls of `folio_prepare` for anything else.
+    change_faults: Faults,
     /// Errors for the next calls of `ioend_done`.
     convert_faults: Faults,
 }
@@ -335,7 +337,12 @@ impl<const A: bool> TestFile<A> {
         self.state.lock().bad_map = Some(iomap);
     }
 
-    /// A call of `folio_prepare` fails, after `ok` more that do not.
+    /// The next call of `folio_prepare` that is not for writeback fails.
+    pub(crate) fn fail_change(&self, errno: Errno) {
+        self.state.lock().change_faults.add(0, errno);
+    }
+
+    /// A call of `folio_prepare` for writeback fails, after `ok` more that do not.
     pub(crate) fn fail_prepare(&self, ok: usize, errno: Errno) {
         self.state.lock().prepare_faults.add(ok, errno);
     }
@@ -518,7 +525,11 @@ impl<const A: bool> FolioOps for TestFile<A> {
     ) -> Result<Prepared> {
         assert_eq!(guard.0.is_some(), A, "the transaction is open");
         assert!(folio.is_locked());
-        if let Some(errno) = self.state.lock().prepare_faults.next() {
+        let fault = match req.op {
+            FolioOp::Writeback => self.state.lock().prepare_faults.next(),
+            _ => self.state.lock().change_faults.next(),
+        };
+        if let Some(errno) = fault {
             return Err(errno.into());
         }
         assert!(
@@ -552,10 +563,12 @@ impl<const A: bool> FolioOps for TestFile<A> {
         } else {
             self.log.lock().accepted += done;
         }
+        // Metadata beyond the end leaves the size alone.
+        let metadata = self.inode.metadata_start();
+        let in_file = metadata.is_none_or(|at| req.range.start() < at);
+        let covered = req.range.take(done).end() <= self.inode.size();
         assert!(
-            req.op != FolioOp::Write
-                || done == 0
-                || req.range.take(done).end() <= self.inode.size(),
+            req.op != FolioOp::Write || done == 0 || !in_file || covered,
             "rule F6: the size does not cover the bytes of a folio that is about to be unlocked"
         );
     }
