@@ -1,7 +1,7 @@
 //! `cargo xtask mutate`: shows, for each rule, that a test notices when the rule is off.
 //!
 //! Owns the verdicts and the table that is printed. The rules and the tests that must fail are in
-//! [`table`]; building and running test programs is [`programs`]; the comparison of the table with
+//! [`rows`]; building and running test programs is [`programs`]; the comparison of the table with
 //! the source text is [`text`].
 //!
 //! A test of a row runs twice: with every rule on it must pass, with its rule off
@@ -9,6 +9,7 @@
 //! A test that fails with other words fails for another reason, and proves nothing.
 
 mod programs;
+mod rows;
 mod table;
 mod text;
 
@@ -19,7 +20,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::run::Counts;
 use programs::{Programs, Run};
-use table::{Case, How, Proof, ROWS, Row};
+use rows::ROWS;
+use table::{Case, How, Proof, Row};
 
 /// What came out for a rule, best first.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,0 +1,465 @@
+//! The table: each rule, and the tests that must fail when it is off.
+//!
+//! A new rule needs a variant in `iomap-core/src/mutation.rs`, a switch where it is obeyed, and a
+//! row here. The words of a test are part of what it prints when it fails for the right reason: the
+//! message of its assertion, of a debug assertion, of the rank checker or of the scheduler.
+
+use super::table::{Case, Flavour, Proof, Row, Target};
+
+/// A rule with its tests.
+const fn row(rule: &'static str, source: &'static str, tests: &'static [Case]) -> Row {
+    Row {
+        rule,
+        source,
+        proof: Proof::Tests(tests),
+    }
+}
+
+/// A rule nothing obeys yet.
+const fn not_yet(rule: &'static str, source: &'static str, why: &'static str) -> Row {
+    Row {
+        rule,
+        source,
+        proof: Proof::NotYet(why),
+    }
+}
+
+/// A test beside the code of `iomap-core`.
+const fn unit(test: &'static str, words: &'static str) -> Case {
+    Case::new("iomap-core", Flavour::Plain, Target::Lib, test, words)
+}
+
+/// A test of `iomap-core/tests/PROGRAM`.
+const fn core(program: &'static str, test: &'static str, words: &'static str) -> Case {
+    Case::new(
+        "iomap-core",
+        Flavour::Plain,
+        Target::Test(program),
+        test,
+        words,
+    )
+}
+
+/// A model of `iomap-core/tests/loom_*.rs`.
+const fn loom(program: &'static str, test: &'static str, words: &'static str) -> Case {
+    Case::new(
+        "iomap-core",
+        Flavour::Loom,
+        Target::Test(program),
+        test,
+        words,
+    )
+}
+
+/// A scheduled test of `iomap-core/tests/shuttle_*.rs`.
+const fn shuttle(program: &'static str, test: &'static str, words: &'static str) -> Case {
+    Case::new(
+        "iomap-core",
+        Flavour::Shuttle,
+        Target::Test(program),
+        test,
+        words,
+    )
+}
+
+/// A test of the mounted file system, `testfs/tests/fs`.
+const fn testfs(test: &'static str, words: &'static str) -> Case {
+    Case::new(
+        "testfs",
+        Flavour::Plain,
+        Target::Test("filesystem"),
+        test,
+        words,
+    )
+}
+
+const NO_JOURNAL: &str = "no journal here yet: it comes with the ext4 backend";
+const NO_DAX: &str = "no DAX here yet";
+
+/// Every rule, in the order of `iomap_core::mutation::Rule`.
+pub(super) const ROWS: &[Row] = &[
+    not_yet("J1", "2.0 J1", NO_JOURNAL),
+    not_yet("J2", "2.0 J2", NO_JOURNAL),
+    not_yet("J3", "2.0 J3", NO_JOURNAL),
+    not_yet("J4", "2.0 J4", NO_JOURNAL),
+    not_yet("J5", "2.0 J5", NO_JOURNAL),
+    not_yet("J6", "2.0 J6", NO_JOURNAL),
+    row(
+        "F1",
+        "2.1 F1",
+        &[shuttle(
+            "shuttle_writeback",
+            "reclaim_and_writeback_between_the_folios_of_a_write_lose_nothing",
+            "rule F1: writeback took the bytes",
+        )],
+    ),
+    row(
+        "F2",
+        "2.1 F2",
+        &[core(
+            "buffered",
+            "the_hooks_balance_on_every_path_in_both_orders",
+            "folio_prepare without folio_done",
+        )],
+    ),
+    row(
+        "F3",
+        "2.1 F3",
+        &[core(
+            "buffered",
+            "a_short_copy_into_a_block_that_is_not_uptodate_shows_no_old_bytes",
+            "rule F3",
+        )],
+    ),
+    row(
+        "F4",
+        "2.1 F4",
+        &[core(
+            "rules",
+            "a_hook_that_refuses_a_folio_leaves_nothing_open_in_both_orders",
+            "while holding TransactionBeforeFolio(0)",
+        )],
+    ),
+    row(
+        "F5",
+        "2.1 F5",
+        &[core(
+            "rules",
+            "a_write_behind_the_end_inside_its_folio_does_not_wait_for_itself",
+            "lock order broken: taking Folio(0) while holding Folio(0)",
+        )],
+    ),
+    row(
+        "F6",
+        "2.1 F6",
+        &[core(
+            "buffered",
+            "the_size_covers_new_bytes_before_their_folio_is_unlocked",
+            "rule F6",
+        )],
+    ),
+    row(
+        "V1",
+        "2.1 V1",
+        &[
+            core(
+                "buffered",
+                "a_mapping_that_went_stale_loses_no_bytes_of_another_writer",
+                "the other writer's bytes",
+            ),
+            shuttle(
+                "shuttle_writeback",
+                "reclaim_and_writeback_between_the_folios_of_a_write_lose_nothing",
+                "durable bytes became zeroes",
+            ),
+        ],
+    ),
+    row(
+        "V2",
+        "2.1 V2",
+        &[core(
+            "buffered",
+            "a_mapping_that_went_stale_loses_no_bytes_of_another_writer",
+            "rule V2",
+        )],
+    ),
+    row(
+        "V3",
+        "2.1 V3",
+        &[
+            core("writeback", "every_run_is_mapped_anew", "rule V3"),
+            core(
+                "rules",
+                "a_mapping_is_not_kept_for_the_next_folio",
+                "rule V3: written to a block of another file",
+            ),
+        ],
+    ),
+    not_yet("D1", "2.2 D1", NO_DAX),
+    not_yet("D2", "2.2 D2", NO_DAX),
+    not_yet("D3", "2.2 D3", NO_DAX),
+    not_yet("D4", "2.2 D4", NO_DAX),
+    not_yet("D5", "2.2 D5", NO_DAX),
+    not_yet("D6", "2.2 D6", NO_DAX),
+    row(
+        "O1",
+        "2.3 O1",
+        &[
+            core(
+                "direct",
+                "races::a_read_never_sees_a_block_that_writeback_has_not_written_yet",
+                "writeback does not know of the direct read",
+            ),
+            shuttle(
+                "shuttle_direct",
+                "a_direct_read_beside_a_store_and_its_writeback_sees_zeroes_or_the_store",
+                "somebody else's bytes",
+            )
+            .long(),
+        ],
+    ),
+    row(
+        "O2",
+        "2.3 O2",
+        &[loom(
+            "loom_inflight",
+            "one_of_the_two_sees_the_other",
+            "both are blind",
+        )],
+    ),
+    row(
+        "O3",
+        "2.3 O3",
+        &[loom(
+            "loom_inflight",
+            "one_of_the_two_sees_the_other",
+            "both are blind",
+        )],
+    ),
+    row(
+        "O4",
+        "2.3 O4",
+        &[core(
+            "writeback",
+            "direct_io_that_starts_while_the_folio_is_waited_for_is_seen",
+            "rule O4",
+        )],
+    ),
+    row(
+        "O5",
+        "2.3 O5",
+        &[core(
+            "writeback",
+            "conversion_comes_after_the_data_and_before_the_end_of_writeback",
+            "rule O5",
+        )],
+    ),
+    row(
+        "O6",
+        "2.3 O6",
+        &[testfs(
+            "fs::rules::truncate_and_punch_wait_for_direct_writes_on_their_way",
+            "rule O6",
+        )],
+    ),
+    row(
+        "O7",
+        "2.3 O7",
+        &[core(
+            "direct",
+            "errors::a_page_that_cannot_be_written_back_fails_a_read",
+            "the in-flight count leaked",
+        )],
+    ),
+    row(
+        "O8",
+        "2.3 O8",
+        &[core(
+            "direct",
+            "errors::pages_that_came_in_before_the_conversion_are_removed",
+            "stale zeroes in the cache",
+        )],
+    ),
+    row(
+        "O9",
+        "2.3 O9",
+        &[testfs(
+            "fs::rules::what_went_through_the_cache_for_a_direct_write_is_on_the_device_when_it_answers",
+            "rule O9",
+        )],
+    ),
+    row(
+        "O10",
+        "2.3 O10",
+        &[core(
+            "direct",
+            "locks::two_writers_of_one_unwritten_block_do_not_zero_each_other",
+            "rule O10",
+        )],
+    ),
+    not_yet("S1", "2.4 S1", NO_DAX),
+    not_yet("S2", "2.4 S2", NO_DAX),
+    not_yet("S3", "2.4 S3", NO_DAX),
+    not_yet("S4", "2.4 S4", NO_DAX),
+    not_yet("S5", "2.4 S5", NO_DAX),
+    not_yet("S6", "2.4 S6", NO_DAX),
+    row(
+        "B8",
+        "5.2 B8",
+        &[core(
+            "buffered",
+            "zeroing_reaches_dirty_bytes_over_unwritten_blocks_and_skips_the_rest",
+            "rule B8",
+        )],
+    ),
+    row(
+        "B10",
+        "5.2 B10",
+        &[core(
+            "rules",
+            "zeroing_waits_for_bytes_that_are_being_written",
+            "rule B10",
+        )],
+    ),
+    row(
+        "B21",
+        "5.3 B21",
+        &[core(
+            "writeback",
+            "dirty_bits_and_reservations_go_when_there_is_no_storage",
+            "rule B21",
+        )],
+    ),
+    row(
+        "B22",
+        "5.3 B22",
+        &[core(
+            "rules",
+            "a_range_of_no_bytes_changes_no_block",
+            "rule B22",
+        )],
+    ),
+    row(
+        "B23",
+        "5.3 B23",
+        &[core(
+            "rules",
+            "nobody_gets_a_folio_whose_read_has_not_ended",
+            "rule B23",
+        )],
+    ),
+    row(
+        "B26",
+        "5.3 B26",
+        &[core(
+            "rules",
+            "a_folio_stays_locked_until_its_last_piece_has_been_read",
+            "segments do not add up to the length",
+        )],
+    ),
+    row(
+        "B27",
+        "5.3 B27",
+        &[core(
+            "writeback",
+            "an_early_completion_does_not_end_the_writeback_of_the_folio",
+            "writeback of a folio started twice",
+        )],
+    ),
+    row(
+        "B29",
+        "5.4 B29",
+        &[core(
+            "buffered",
+            "a_write_cut_short_keeps_the_reservations_under_dirty_bytes_and_no_others",
+            "rule B29",
+        )],
+    ),
+    row(
+        "B30",
+        "5.4 B30",
+        &[core(
+            "rules",
+            "reservations_past_the_end_go_whatever_the_cache_holds_there",
+            "rule B30",
+        )],
+    ),
+    row(
+        "B36",
+        "5.4 B36",
+        &[core(
+            "buffered",
+            "a_write_cut_short_keeps_the_reservations_under_dirty_bytes_and_no_others",
+            "rule B36",
+        )],
+    ),
+    row(
+        "B37",
+        "5.4 B37",
+        &[core(
+            "buffered",
+            "a_short_copy_into_a_block_that_is_not_uptodate_shows_no_old_bytes",
+            "rule B37",
+        )],
+    ),
+    row(
+        "B39",
+        "5.5 B39",
+        &[core(
+            "writeback",
+            "the_size_on_disk_is_exact_to_the_byte_and_never_covers_unwritten_data",
+            "rule B39",
+        )],
+    ),
+    row(
+        "B40",
+        "5.5 B40",
+        &[unit(
+            "ioend::build::tests::the_exact_range_is_what_lies_below_the_end",
+            "rules B39, B40",
+        )],
+    ),
+    row(
+        "B41",
+        "5.5 B41",
+        &[core(
+            "writeback",
+            "bytes_beyond_the_end_are_zeroed_at_every_writeback",
+            "rule B41",
+        )],
+    ),
+    row(
+        "B45",
+        "5.5 B45",
+        &[core(
+            "writeback",
+            "a_failed_write_is_not_converted_and_reaches_each_opener_once",
+            "rule B45",
+        )],
+    ),
+    row(
+        "B51",
+        "5.6 B51",
+        &[core(
+            "direct",
+            "errors::pages_that_came_in_before_the_conversion_are_removed",
+            "stale zeroes in the cache",
+        )],
+    ),
+    row(
+        "B53",
+        "5.6 B53",
+        &[core(
+            "direct",
+            "tickets::a_dropped_ticket_ends_nothing_early",
+            "rule B53",
+        )],
+    ),
+    row(
+        "B55",
+        "5.6 B55",
+        &[core(
+            "direct",
+            "errors::a_failed_request_stops_the_rest",
+            "rule B55",
+        )],
+    ),
+    row(
+        "B56",
+        "5.6 B56",
+        &[core(
+            "direct",
+            "errors::the_rest_of_a_new_block_is_zeroed_after_an_error_too",
+            "rule B56",
+        )],
+    ),
+    row(
+        "B62",
+        "5.6 B62",
+        &[testfs(
+            "fs::rules::a_buffered_write_waits_for_direct_writes_on_their_way",
+            "rule B62",
+        )],
+    ),
+    not_yet("B69", "5.7 B69", NO_DAX),
+];
