@@ -2,8 +2,8 @@
 //!
 //! Unit: time for one lookup, or for one walk over 64 dirty folios. Leaves out copying, locking of
 //! folios and I/O. The rows of a group differ in the size of the file only; the number of folios
-//! is the same, spread evenly. A group may grow with the levels of the tree, one for a factor of
-//! 64, and not otherwise.
+//! is the same, spread evenly. A group should be flat: a folio that is alone in its part of the file
+//! hangs near the root.
 
 use std::hint::black_box;
 use std::sync::Arc;

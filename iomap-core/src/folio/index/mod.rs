@@ -1,15 +1,17 @@
 //! The index of one page cache: a 64-way radix tree from page numbers to folio ids, with marks.
 //!
-//! Owns the tree and its invariants; knows ids, not folios: what an id means, and whether the folio
-//! is still the one looked for, is the caller's check. Lookups take no lock. Nodes come from a
-//! type-stable table ([`NodeSource`]), so a lookup that follows a stale link ends in *some* slot of
+//! Owns the tree and its invariants; knows ids and places, not folios: what an id means, and whether
+//! the folio is still the one looked for, is the caller's check. Lookups take no lock. Nodes come
+//! from a type-stable table ([`NodeSource`]), so a lookup that follows a stale link ends in *some* slot of
 //! *some* tree after at most [`MAX_HEIGHT`] steps, and the caller finds out.
 //!
 //! # Shape
 //!
 //! A slot is 0 (empty), a node or a folio. A folio of order 0 to 5 fills `1 << order` slots of a
-//! leaf, one of order 6 to 9 fills `1 << (order - 6)` slots of a node one level up. The tree is as
-//! high as its largest index needs. Empty nodes are freed at once.
+//! leaf, one of order 6 to 9 fills `1 << (order - 6)` slots of a node one level up. A folio that
+//! comes alone to the span of a slot further up stays there, in that one slot, until a second one
+//! comes: so few folios far apart are as near to the root as many side by side, and cost no nodes. The
+//! tree is as high as its largest index needs. Empty nodes are freed at once.
 //!
 //! # Marks
 //!
@@ -83,9 +85,9 @@ impl Index {
         }
     }
 
-    /// The id found in the slot of `index` at some moment. Takes no lock, and may be wrong both
-    /// ways while the tree changes: the caller checks a hit, and asks again with the lock after a
-    /// miss.
+    /// The id found on the way to `index` at some moment. Takes no lock, may be that of a folio
+    /// elsewhere, and wrong both ways while the tree changes: the caller checks a hit, and asks again
+    /// with the lock after a miss.
     #[inline]
     pub(crate) fn lookup(&self, nodes: &impl NodeSource, index: u64) -> Option<u32> {
         let (height, mut entry) = unpack(self.root.load(Ordering::Acquire));
@@ -188,7 +190,9 @@ impl<S: NodeSource> IndexGuard<'_, S> {
 
     /// The id at `index`.
     pub(crate) fn get(&self, index: u64) -> Option<u32> {
-        self.index.lookup(self.nodes, index)
+        let id = self.index.lookup(self.nodes, index)?;
+        let (first, order) = self.nodes.place(id);
+        (first <= index && index - first < 1 << order).then_some(id)
     }
 
     /// Puts folio `id` at `index`, a multiple of `1 << order`.
@@ -204,14 +208,10 @@ impl<S: NodeSource> IndexGuard<'_, S> {
             let slot = slot_of(index, level);
             at = match self.node(at).slot(slot) {
                 Entry::Node(child) => child,
-                Entry::Folio(_) => return Err(InsertError::Occupied),
+                Entry::Folio(other) => self.expand(at, level, other, (index, order))?,
                 Entry::Empty => {
-                    let Some(child) = self.nodes.alloc_node() else {
-                        self.prune(index);
-                        return Err(InsertError::NoMemory);
-                    };
-                    self.node(at).put(1 << slot, Entry::Node(child));
-                    child
+                    self.node(at).put(1 << slot, Entry::Folio(id));
+                    return Ok(());
                 }
             };
         }
@@ -220,6 +220,36 @@ impl<S: NodeSource> IndexGuard<'_, S> {
         }
         self.node(at).put(bits, Entry::Folio(id));
         Ok(())
+    }
+
+    /// Makes room for a folio of `order` at `index` in a slot of node `at` that another has for
+    /// itself: a node between them, which is returned. Lookups find the other all the time.
+    fn expand(
+        &mut self,
+        at: u32,
+        level: u32,
+        other: u32,
+        (index, order): (u64, u32),
+    ) -> Result<u32, InsertError> {
+        let (first, other_order) = self.nodes.place(other);
+        if first < index + (1 << order) && index < first + (1 << other_order) {
+            return Err(InsertError::Occupied);
+        }
+        let child = self.nodes.alloc_node().ok_or(InsertError::NoMemory)?;
+        let bits = if level_of(other_order) == level - 1 {
+            slots_of(first, other_order)
+        } else {
+            1 << slot_of(first, level - 1)
+        };
+        self.node(child).put(bits, Entry::Folio(other));
+        let slot = 1 << slot_of(index, level);
+        for mark in Mark::ALL {
+            let marked = self.node(at).mark(mark) & slot != 0;
+            self.node(child)
+                .set_mark_word(mark, if marked { bits } else { 0 });
+        }
+        self.node(at).put(slot, Entry::Node(child));
+        Ok(child)
     }
 
     /// Makes the tree high enough for a folio of `order` at `index`.
@@ -251,19 +281,19 @@ impl<S: NodeSource> IndexGuard<'_, S> {
         }
         let mut path = Path::new();
         for level in (level_of(order)..height).rev() {
-            let Entry::Node(id) = entry else {
-                return None;
-            };
+            let Entry::Node(id) = entry else { break };
             let slot = slot_of(index, level);
+            entry = self.node(id).slot(slot);
             let bits = if level == level_of(order) {
                 slots_of(index, order)
             } else {
                 1 << slot
             };
             path.push(id, bits);
-            entry = self.node(id).slot(slot);
         }
-        matches!(entry, Entry::Folio(_)).then_some(path)
+        let Entry::Folio(id) = entry else { return None };
+        // One alone in its slot may be another one. The order may change just now: a split.
+        (self.nodes.place(id).0 == index).then_some(path)
     }
 
     /// Takes the folio of `order` at `index` out, with its marks.
@@ -285,31 +315,6 @@ impl<S: NodeSource> IndexGuard<'_, S> {
             self.nodes.free_node(id);
         }
         self.shrink();
-    }
-
-    /// Frees the empty nodes on the way to `index`, after an insertion that ran out of nodes.
-    fn prune(&mut self, index: u64) {
-        let (height, mut entry) = self.root();
-        let mut path = Path::new();
-        for level in (0..height).rev() {
-            let Entry::Node(id) = entry else { break };
-            path.push(id, 1 << slot_of(index, level));
-            entry = self.node(id).slot(slot_of(index, level));
-        }
-        let mut child_freed = false;
-        for (id, bits) in path.upwards() {
-            if child_freed {
-                self.node(id).put(bits, Entry::Empty);
-            }
-            if self.node(id).used() != 0 {
-                return;
-            }
-            if id == path.steps[0].0 {
-                self.set_root(0, Entry::Empty);
-            }
-            self.nodes.free_node(id);
-            child_freed = true;
-        }
     }
 
     /// Takes away root nodes that only lead to their first slot.
@@ -387,24 +392,35 @@ impl<S: NodeSource> IndexGuard<'_, S> {
         if from >= end || from >= span(height - 1) {
             return None;
         }
-        let (at, id) = self.search(root, height - 1, from, mark)?;
+        let (at, id) = self.search(root, (height - 1, 0), from, mark)?;
         (at < end).then_some((at, id))
     }
 
-    /// As [`IndexGuard::next`] inside a node; positions are relative to it.
-    fn search(&self, id: u32, level: u32, from: u64, mark: Option<Mark>) -> Option<(u64, u32)> {
+    /// As [`IndexGuard::next`] inside a node of `level` whose first page is `base`.
+    fn search(
+        &self,
+        id: u32,
+        (level, base): (u32, u64),
+        from: u64,
+        mark: Option<Mark>,
+    ) -> Option<(u64, u32)> {
         let node = self.node(id);
         let word = mark.map_or_else(|| node.used(), |mark| node.mark(mark));
-        let mut left = word & (!0 << (from >> (BITS * level)));
+        let mut left = word & (!0 << (from.saturating_sub(base) >> (BITS * level)));
         while left != 0 {
             let slot = left.trailing_zeros() as usize;
-            let start = (slot as u64) << (BITS * level);
             match node.slot(slot) {
-                Entry::Folio(id) => return Some((start.max(from), id)),
+                Entry::Folio(id) => {
+                    let (first, order) = self.nodes.place(id);
+                    if from < first + (1 << order) {
+                        return Some((first.max(from), id));
+                    }
+                }
                 Entry::Node(child) => {
-                    let from = from.saturating_sub(start);
-                    if let Some((at, id)) = self.search(child, level - 1, from, mark) {
-                        return Some((start + at, id));
+                    let start = base + ((slot as u64) << (BITS * level));
+                    let found = self.search(child, (level - 1, start), from, mark);
+                    if found.is_some() {
+                        return found;
                     }
                 }
                 Entry::Empty => {}

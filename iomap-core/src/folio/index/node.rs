@@ -89,7 +89,7 @@ impl Node {
     }
 }
 
-/// Where nodes come from. Ids are not 0 and below `1 << 30`.
+/// Where nodes come from, and where folios lie. Ids are not 0 and below `1 << 30`.
 pub(crate) trait NodeSource {
     /// The node `id`.
     fn node(&self, id: u32) -> &'static Node;
@@ -97,6 +97,8 @@ pub(crate) trait NodeSource {
     fn alloc_node(&self) -> Option<u32>;
     /// Takes back an empty node.
     fn free_node(&self, id: u32);
+    /// The first page and the order of a folio that is in the tree. Under the lock.
+    fn place(&self, id: u32) -> (u64, u32);
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

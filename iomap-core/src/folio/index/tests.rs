@@ -14,9 +14,16 @@ use super::*;
 struct Heap {
     nodes: RefCell<Vec<&'static Node>>,
     free: RefCell<Vec<u32>>,
+    places: RefCell<BTreeMap<u32, (u64, u32)>>,
 }
 
 impl Heap {
+    /// Says where folio `id` lies, before it is inserted.
+    fn lay(&self, id: u32, at: u64, order: u32) -> u32 {
+        self.places.borrow_mut().insert(id, (at, order));
+        id
+    }
+
     fn in_use(&self) -> usize {
         self.nodes.borrow().len() - self.free.borrow().len()
     }
@@ -44,6 +51,10 @@ impl NodeSource for Heap {
         }
         self.node(id).set_free_link(77);
         self.free.borrow_mut().push(id);
+    }
+
+    fn place(&self, id: u32) -> (u64, u32) {
+        self.places.borrow()[&id]
     }
 }
 
@@ -133,7 +144,7 @@ proptest! {
                     let free = model_next(&model, at, None)
                         .is_none_or(|(next, _)| next >= at + (1 << order));
                     let id = n as u32 + 1;
-                    let inserted = guard.insert(at, order, id);
+                    let inserted = guard.insert(at, order, heap.lay(id, at, order));
                     prop_assert_eq!(inserted.is_ok(), free);
                     if free {
                         model.insert(at, Entry { order, id, marks: 0 });
@@ -186,14 +197,17 @@ fn an_insertion_without_nodes_leaves_nothing_behind() {
         fn free_node(&self, id: u32) {
             self.0.free_node(id);
         }
+        fn place(&self, id: u32) -> (u64, u32) {
+            self.0.place(id)
+        }
     }
     for nodes in 0..6 {
         let heap = Scarce(Heap::default(), std::cell::Cell::new(nodes));
         let index = Index::new();
         let mut guard = index.lock(&heap);
         let far = 1 << 36;
-        let first = guard.insert(5, 0, 1);
-        let second = guard.insert(far, 0, 2);
+        let first = guard.insert(5, 0, heap.0.lay(1, 5, 0));
+        let second = guard.insert(far, 0, heap.0.lay(2, far, 0));
         assert_eq!(first.is_ok(), nodes >= 1);
         assert_eq!(second, Err(InsertError::NoMemory));
         assert_eq!(guard.get(5).is_some(), nodes >= 1);
@@ -210,7 +224,7 @@ fn an_insertion_without_nodes_leaves_nothing_behind() {
 #[test]
 fn lookups_beside_changes_find_what_stays() {
     // The tree grows, shrinks and is searched at once; one entry stays all the time.
-    struct Shared(std::sync::Mutex<Vec<u32>>, Vec<Node>);
+    struct Shared(std::sync::Mutex<Vec<u32>>, Vec<Node>, AtomicU64);
     impl NodeSource for &'static Shared {
         fn node(&self, id: u32) -> &'static Node {
             &self.1[id as usize]
@@ -224,10 +238,19 @@ fn lookups_beside_changes_find_what_stays() {
             self.node(id).set_free_link(0);
             self.0.lock().unwrap().push(id);
         }
+        fn place(&self, id: u32) -> (u64, u32) {
+            let at = if id == 7 {
+                self.2.load(Ordering::Relaxed)
+            } else {
+                9
+            };
+            (at, 0)
+        }
     }
     let nodes: &'static Shared = Box::leak(Box::new(Shared(
         std::sync::Mutex::new((1..64).collect()),
         (0..64).map(|_| Node::default()).collect(),
+        AtomicU64::new(0),
     )));
     let index = Index::new();
     index.lock(&nodes).insert(9, 0, 1234).unwrap();
@@ -235,6 +258,7 @@ fn lookups_beside_changes_find_what_stays() {
         let changer = scope.spawn(|| {
             for n in 0..20_000u64 {
                 let at = 64 << (n % 30);
+                nodes.2.store(at, Ordering::Relaxed);
                 index.lock(&nodes).insert(at, 0, 7).unwrap();
                 index.lock(&nodes).remove(at, 0);
             }
@@ -247,4 +271,26 @@ fn lookups_beside_changes_find_what_stays() {
             assert_eq!(index.lock(&nodes).get(9), Some(1234));
         }
     });
+}
+
+#[test]
+fn a_folio_alone_in_its_part_of_the_file_needs_no_node() {
+    let heap = Heap::default();
+    let index = Index::new();
+    let mut guard = index.lock(&heap);
+    for n in 1..16u32 {
+        let at = u64::from(n) << 24;
+        guard.insert(at, 0, heap.lay(n, at, 0)).unwrap();
+        guard.set_mark(at, 0, Mark::Dirty);
+    }
+    assert_eq!(heap.in_use(), 1, "the root");
+    // A neighbour takes the nodes down to both; marks go with the one that was alone.
+    let beside = (3 << 24) + 1;
+    guard.insert(beside, 0, heap.lay(16, beside, 0)).unwrap();
+    assert_eq!(heap.in_use(), 5);
+    assert_eq!(guard.get(beside), Some(16));
+    assert_eq!(guard.get(beside - 1), Some(3));
+    assert_eq!(guard.get(beside + 1), None);
+    assert!(guard.has_mark(beside - 1, 0, Mark::Dirty));
+    assert!(!guard.has_mark(beside, 0, Mark::Dirty));
 }

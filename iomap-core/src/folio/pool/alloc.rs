@@ -174,6 +174,13 @@ impl Pool {
 }
 
 impl NodeSource for Pool {
+    #[inline]
+    fn place(&self, id: u32) -> (u64, u32) {
+        let folio = self.folio(id);
+        (folio.index(), folio.order())
+    }
+
+    #[inline]
     fn node(&self, id: u32) -> &'static Node {
         self.nodes.get(id)
     }
