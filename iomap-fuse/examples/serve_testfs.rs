@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! serve_testfs IMAGE DIR [-o OPTION,...]     OPTION: cache=user|kernel, ro, size=BYTES, memory=BYTES,
-//!                                            threads=N, commit=SECONDS, private
+//!                                            threads=N, commit=SECONDS, private, nosuid, nodev,
+//!                                            noexec
 //! ```
 //!
 //! A file that is missing or empty becomes a new file system of `size` bytes. Prints `live` when the
@@ -41,6 +42,9 @@ fn main() -> Result<(), Box<dyn Error>> {
             ("cache", "kernel") => mount.cache = CachePolicy::Kernel,
             ("ro", "") => mount.read_only = true,
             ("rw", "") => mount.read_only = false,
+            ("nosuid", "") => mount.suid = false,
+            ("nodev", "") => mount.dev = false,
+            ("noexec", "") => mount.exec = false,
             ("private", "") => mount.allow_other = false,
             ("size", value) => size = value.parse()?,
             ("memory", value) => mounted.cache_bytes = value.parse()?,

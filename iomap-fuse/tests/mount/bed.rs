@@ -116,7 +116,8 @@ impl Bed {
         }
     }
 
-    /// What a file at the root holds if the machine stopped now. `None`: it is not there.
+    /// What a file at the root holds if the machine stopped now. `None`: it is not there. Nothing else
+    /// may change the file system meanwhile.
     pub(crate) fn after_crash(&self, name: &str) -> Option<Vec<u8>> {
         let copy = MemoryDevice::new(SIZE);
         let mut bytes = vec![0; SIZE as usize];

@@ -7,7 +7,9 @@
 mod attrs;
 mod basic;
 mod bed;
+mod crash;
 mod data;
+mod exerciser;
 mod names;
 mod raw;
 mod threads;
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
         data::SCENARIOS,
         xattr::SCENARIOS,
         threads::SCENARIOS,
+        exerciser::SCENARIOS,
     ]
     .concat();
     let mut trials = Vec::new();
@@ -51,14 +54,28 @@ fn main() -> ExitCode {
                 Some(why) => println!("SKIP iomap-fuse mount {name}: {why}"),
             }
         }
+        let name = format!("{policy:?}::a_server_killed_under_load_loses_nothing_synced");
+        let name = name.to_lowercase();
+        match &obstacle {
+            None => trials.push(Trial::test(name, move || {
+                crash::killed_under_load(policy);
+                Ok(())
+            })),
+            Some(why) => println!("SKIP iomap-fuse mount {name}: {why}"),
+        }
     }
     libtest_mimic::run(&args, trials).exit_code()
 }
 
 /// The second program of a scenario.
 fn child(what: &str) -> ExitCode {
-    let path = std::env::args().nth(1).unwrap();
-    if threads::try_lock(what, &path) {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if let ("serve", [image, dir, policy]) = (what, &args[..]) {
+        crash::serve(image.as_ref(), dir.as_ref(), policy);
+        return ExitCode::SUCCESS;
+    }
+    let path = &args[0];
+    if threads::try_lock(what, path) {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE

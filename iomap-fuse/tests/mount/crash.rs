@@ -1,0 +1,124 @@
+//! The server is killed in the middle of a load: the image is whole, and what was synced is there.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+
+use iomap_core::device::{BlockDevice, FileDevice, OpenOptions};
+use iomap_core::units::FilePos;
+use iomap_core::vfs::{IoFlags, OpenFlags, Vfs};
+use iomap_fuse::{CachePolicy, MountOptions};
+use rustix::mount::{UnmountFlags, unmount};
+use tempfile::TempDir;
+use testfs::fs::{MkfsOptions, TestFs};
+
+use crate::bed::CHILD;
+
+/// Files that must have been synced before the server is killed.
+const SYNCED: usize = 60;
+
+/// What a file called `t.i` holds.
+fn content(thread: usize, i: usize) -> Vec<u8> {
+    format!("{thread}.{i};")
+        .repeat(2000 + 500 * (i % 7))
+        .into_bytes()
+}
+
+/// The program that is killed.
+pub(crate) fn serve(image: &Path, dir: &Path, policy: &str) {
+    let device = Arc::new(FileDevice::open(image, &OpenOptions::default()).unwrap());
+    let fs = TestFs::mount(device, testfs::fs::MountOptions::default()).unwrap();
+    let options = MountOptions {
+        cache: if policy == "user" {
+            CachePolicy::User
+        } else {
+            CachePolicy::Kernel
+        },
+        ..MountOptions::default()
+    };
+    let served: Arc<dyn Vfs> = fs.clone();
+    let mount = iomap_fuse::mount(served, dir, &options).unwrap();
+    println!("live");
+    mount.wait().unwrap();
+    fs.unmount().unwrap();
+}
+
+pub(crate) fn killed_under_load(policy: CachePolicy) {
+    let work = TempDir::new().unwrap();
+    let (image, dir) = (work.path().join("image"), work.path().join("mnt"));
+    fs::create_dir(&dir).unwrap();
+    {
+        let create = OpenOptions {
+            create_size: Some(512 << 20),
+            ..OpenOptions::default()
+        };
+        let device: Arc<dyn BlockDevice> = Arc::new(FileDevice::open(&image, &create).unwrap());
+        TestFs::mkfs(device, &MkfsOptions::default()).unwrap();
+    }
+    let mut server = Command::new(std::env::current_exe().unwrap())
+        .env(CHILD, "serve")
+        .args([&image, &dir])
+        .arg(format!("{policy:?}").to_lowercase())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(server.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    assert_eq!(line, "live\n");
+    let synced = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let (synced, dir) = (&synced, &dir);
+            scope.spawn(move || load(dir, thread, synced));
+        }
+        while synced.lock().unwrap().len() < SYNCED {
+            std::thread::yield_now();
+        }
+        server.kill().unwrap();
+        server.wait().unwrap();
+    });
+    unmount(&dir, UnmountFlags::DETACH).unwrap();
+    let device: Arc<dyn BlockDevice> =
+        Arc::new(FileDevice::open(&image, &OpenOptions::default()).unwrap());
+    let report = testfs::check::check(Arc::clone(&device)).unwrap();
+    assert!(report.is_clean(), "{report:#?}");
+    let fs = TestFs::mount(device, testfs::fs::MountOptions::default()).unwrap();
+    for (thread, i) in synced.into_inner().unwrap() {
+        let attr = fs
+            .lookup(fs.root(), format!("{thread}.{i}").as_bytes())
+            .unwrap();
+        let file = fs.open(attr.ino, OpenFlags::READ).unwrap();
+        let mut bytes = vec![0; attr.size as usize];
+        let read = file
+            .read_at(FilePos::ZERO, &mut bytes, IoFlags::empty())
+            .unwrap();
+        assert!(
+            read == bytes.len() && bytes == content(thread, i),
+            "{thread}.{i}"
+        );
+    }
+    fs.unmount().unwrap();
+}
+
+/// Makes files, syncs them and their names, and notes which are safe, until the server is gone.
+fn load(dir: &Path, thread: usize, synced: &Mutex<Vec<(usize, usize)>>) {
+    for i in 0.. {
+        let path = dir.join(format!("{thread}.{i}"));
+        let step = || -> std::io::Result<()> {
+            fs::write(&path, content(thread, i))?;
+            fs::write(dir.join(format!("unsafe-{thread}-{i}")), content(thread, i))?;
+            File::open(&path)?.sync_all()?;
+            File::open(dir)?.sync_all()?;
+            let _ = fs::remove_file(dir.join(format!("unsafe-{thread}-{}", i / 2)));
+            Ok(())
+        };
+        if step().is_err() {
+            return;
+        }
+        synced.lock().unwrap().push((thread, i));
+    }
+}
