@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use iomap_core::device::{Bio, BioOp, BlockDevice, Limits, Segment};
+use iomap_core::device::{Bio, BioOp, BlockDevice, Segment};
 use iomap_core::error::DeviceError;
 use iomap_core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use iomap_core::units::DevAddr;
@@ -80,41 +80,11 @@ impl<D: fmt::Debug> fmt::Debug for CountingDevice<D> {
 }
 
 impl<D: BlockDevice> BlockDevice for CountingDevice<D> {
-    fn size(&self) -> u64 {
-        self.inner.size()
-    }
-
-    fn limits(&self) -> &Limits {
-        self.inner.limits()
-    }
+    pass_to_inner!();
 
     fn submit(&self, bio: Bio) {
         self.count(bio.op, bio.len);
         self.inner.submit(bio);
-    }
-
-    fn poll(&self) {
-        self.inner.poll();
-    }
-
-    fn wait(&self, done: &mut dyn FnMut() -> bool) {
-        self.inner.wait(done);
-    }
-
-    fn wake(&self) {
-        self.inner.wake();
-    }
-
-    fn in_flight(&self) -> usize {
-        self.inner.in_flight()
-    }
-
-    fn plug(&self) {
-        self.inner.plug();
-    }
-
-    fn unplug(&self) {
-        self.inner.unplug();
     }
 
     fn transfer(
@@ -126,10 +96,6 @@ impl<D: BlockDevice> BlockDevice for CountingDevice<D> {
     ) -> Result<(), DeviceError> {
         self.count(op, len);
         self.inner.transfer(op, addr, len, segments)
-    }
-
-    fn completion_fd(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
-        self.inner.completion_fd()
     }
 }
 

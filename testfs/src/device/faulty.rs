@@ -7,7 +7,7 @@ use std::fmt;
 use std::ops::Range;
 
 use fastrand::Rng;
-use iomap_core::device::{Bio, BioOp, BlockDevice, Limits, Segment};
+use iomap_core::device::{Bio, BioOp, BlockDevice, Segment};
 use iomap_core::error::{DeviceOp, Errno};
 use iomap_core::sync::{Mutex, Rank};
 use iomap_core::units::DevAddr;
@@ -249,13 +249,7 @@ impl State {
 }
 
 impl<D: BlockDevice> BlockDevice for FaultyDevice<D> {
-    fn size(&self) -> u64 {
-        self.inner.size()
-    }
-
-    fn limits(&self) -> &Limits {
-        self.inner.limits()
-    }
+    pass_to_inner!();
 
     fn submit(&self, bio: Bio) {
         let verdict = self.state.lock().verdict(bio.op, bio.addr, bio.len);
@@ -266,34 +260,6 @@ impl<D: BlockDevice> BlockDevice for FaultyDevice<D> {
         bio.complete(Err(errno));
         // The waiters wait for the device inside, which knows nothing of this completion.
         self.inner.wake();
-    }
-
-    fn poll(&self) {
-        self.inner.poll();
-    }
-
-    fn wait(&self, done: &mut dyn FnMut() -> bool) {
-        self.inner.wait(done);
-    }
-
-    fn wake(&self) {
-        self.inner.wake();
-    }
-
-    fn in_flight(&self) -> usize {
-        self.inner.in_flight()
-    }
-
-    fn plug(&self) {
-        self.inner.plug();
-    }
-
-    fn unplug(&self) {
-        self.inner.unplug();
-    }
-
-    fn completion_fd(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
-        self.inner.completion_fd()
     }
 }
 

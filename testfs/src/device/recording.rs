@@ -6,7 +6,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use iomap_core::device::{Bio, BioOp, BlockDevice, Completion, DeviceBuf, Limits, bio};
+use iomap_core::device::{Bio, BioOp, BlockDevice, Completion, DeviceBuf, bio};
 use iomap_core::error::{DeviceError, DeviceOp};
 use iomap_core::sync::{Mutex, Rank};
 use iomap_core::units::DevAddr;
@@ -142,13 +142,7 @@ impl Log {
 }
 
 impl<D: BlockDevice> BlockDevice for RecordingDevice<D> {
-    fn size(&self) -> u64 {
-        self.inner.size()
-    }
-
-    fn limits(&self) -> &Limits {
-        self.inner.limits()
-    }
+    pass_to_inner!();
 
     fn submit(&self, bio: Bio) {
         let admitted = bio::admit(
@@ -167,34 +161,6 @@ impl<D: BlockDevice> BlockDevice for RecordingDevice<D> {
             BioOp::Flush => self.log_flush(bio),
             BioOp::Discard | BioOp::WriteZeroes => self.zero(bio),
         }
-    }
-
-    fn poll(&self) {
-        self.inner.poll();
-    }
-
-    fn wait(&self, done: &mut dyn FnMut() -> bool) {
-        self.inner.wait(done);
-    }
-
-    fn wake(&self) {
-        self.inner.wake();
-    }
-
-    fn in_flight(&self) -> usize {
-        self.inner.in_flight()
-    }
-
-    fn plug(&self) {
-        self.inner.plug();
-    }
-
-    fn unplug(&self) {
-        self.inner.unplug();
-    }
-
-    fn completion_fd(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
-        self.inner.completion_fd()
     }
 }
 

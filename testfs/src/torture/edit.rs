@@ -124,9 +124,15 @@ impl Edit {
             } => before.max(pos + len),
             // In two steps: to where the copy begins, then to its end.
             Self::Copy { at, .. } => at.max(before),
-            // One transaction moves the bytes and the size.
             Self::Zero { .. } | Self::Collapse { .. } | Self::Insert { .. } => before,
         };
         vec![before, after]
+    }
+
+    /// Whether it was done although it failed: one transaction moves the bytes and the size, and it
+    /// was its commit that failed.
+    #[must_use]
+    pub const fn was_done(&self, before: u64, real: u64) -> bool {
+        matches!(self, Self::Collapse { .. } | Self::Insert { .. }) && before != real
     }
 }

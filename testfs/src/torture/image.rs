@@ -11,7 +11,7 @@ use iomap_core::vfs::Vfs;
 
 use super::target::{Left, Mounted, Target, TargetError};
 use crate::check::check;
-use crate::device::{Fault, FaultyDevice, When};
+use crate::device::{Effect, Fault, FaultyDevice, When};
 use crate::fs::{MountOptions, TestFs};
 use crate::meta::MkfsOptions;
 
@@ -81,9 +81,13 @@ impl Target for ImageTarget {
 
     fn set_faults(&self, probability: f64) {
         self.device.heal();
-        if probability > 0.0 {
-            self.device
-                .plan(Fault::new(Errno::IO).when(When::Chance(probability)));
+        if probability <= 0.0 {
+            return;
+        }
+        // Of what fails a part may have been done, or all of it.
+        for effect in [Effect::Nothing, Effect::Half, Effect::All] {
+            let fault = Fault::new(Errno::IO).when(When::Chance(probability / 3.0));
+            self.device.plan(fault.leaving(effect));
         }
     }
 

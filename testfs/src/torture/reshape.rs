@@ -38,8 +38,9 @@ impl<'a> Call<'a> {
         content.begin_reshape(Reshape { size, later });
         let result = body();
         let old = result.is_err().then(|| content.state().bytes.clone());
+        let done = result.is_ok() || edit.was_done(before, self.attr()?.size);
         content.end_reshape(|bytes, doubt| {
-            if result.is_ok() {
+            if done {
                 edit.apply(bytes);
                 if let Some(doubt) = doubt {
                     edit.doubt(doubt, (before, bytes.size()), self.world.block);
@@ -53,6 +54,10 @@ impl<'a> Call<'a> {
             }
             (Err(e), _) if e.errno() == Errno::INVAL && invalid != Some(false) => {
                 self.check_size(what, &[before..=before]).map(|_| ())
+            }
+            (Err(error), _) if done => {
+                self.excuse(&error, what)?;
+                self.check_size(what, &[after..=after]).map(|_| ())
             }
             (Err(error), Some(old)) => {
                 self.excuse(&error, what)?;

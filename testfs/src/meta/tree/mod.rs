@@ -197,22 +197,41 @@ fn visit_nodes(
     bounds: Bounds,
     visit: &mut dyn FnMut(NodePtr, &Node) -> Result<()>,
 ) -> Result<()> {
-    let held;
-    let node: &Node = match child {
-        Child::Mem(node) => node,
-        Child::Disk(ptr) => {
-            held = store.load(*ptr, level, bounds)?;
-            visit(*ptr, &held)?;
-            &held
-        }
-    };
-    if let Node::Branch(branch) = node {
+    let node = held(store, child, level, bounds)?;
+    if let Child::Disk(ptr) = child {
+        visit(*ptr, &node)?;
+    }
+    if let Node::Branch(branch) = &*node {
         for (at, entry) in branch.entries.iter().enumerate() {
             let bounds = child_bounds(branch, at, bounds);
             visit_nodes(store, &entry.child, level - 1, bounds, visit)?;
         }
     }
     Ok(())
+}
+
+/// A node of the tree, or one read from the device, while it is looked at.
+enum Held<'c> {
+    Mem(&'c Node),
+    Disk(Arc<Node>),
+}
+
+impl std::ops::Deref for Held<'_> {
+    type Target = Node;
+
+    fn deref(&self) -> &Node {
+        match self {
+            Self::Mem(node) => node,
+            Self::Disk(node) => node,
+        }
+    }
+}
+
+fn held<'c>(store: &NodeStore, child: &'c Child, level: u8, bounds: Bounds) -> Result<Held<'c>> {
+    Ok(match child {
+        Child::Mem(node) => Held::Mem(node),
+        Child::Disk(ptr) => Held::Disk(store.load(*ptr, level, bounds)?),
+    })
 }
 
 struct Walker<'a> {
@@ -229,15 +248,7 @@ impl Walker<'_> {
         bounds: Bounds,
         visit: &mut Visit<'_>,
     ) -> Result<Walk> {
-        let held;
-        let node: &Node = match child {
-            Child::Mem(node) => node,
-            Child::Disk(ptr) => {
-                held = self.store.load(*ptr, level, bounds)?;
-                &held
-            }
-        };
-        match node {
+        match &*held(self.store, child, level, bounds)? {
             Node::Leaf(leaf) => {
                 for (key, value) in leaf.iter_from(&self.from) {
                     if key > self.to || visit(key, value)? == Walk::Stop {
@@ -267,15 +278,7 @@ impl Walker<'_> {
         bounds: Bounds,
         visit: &mut Visit<'_>,
     ) -> Result<Walk> {
-        let held;
-        let node: &Node = match child {
-            Child::Mem(node) => node,
-            Child::Disk(ptr) => {
-                held = self.store.load(*ptr, level, bounds)?;
-                &held
-            }
-        };
-        match node {
+        match &*held(self.store, child, level, bounds)? {
             Node::Leaf(leaf) => {
                 for (key, value) in leaf.iter_back_from(&self.to) {
                     if key < self.from || visit(key, value)? == Walk::Stop {
