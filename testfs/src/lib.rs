@@ -15,6 +15,7 @@
 //!
 //! Start with [`fs`].
 
+mod aligned;
 pub mod check;
 pub mod cli;
 pub mod crash;

@@ -18,6 +18,7 @@ use iomap_core::vfs::{IoFlags, OpenFile, OpenFlags};
 use super::RunError;
 use super::measure::Calls;
 use super::stage::{Stage, compare};
+use crate::aligned::Aligned;
 
 /// A phase.
 pub type Phase = fn(&mut Stage) -> Result<(), RunError>;
@@ -40,25 +41,6 @@ pub const ALL: &[(&str, Phase)] = &[
 const MIB: u64 = 1 << 20;
 const PAGE: u64 = 4096;
 const RW: OpenFlags = OpenFlags::READ.union(OpenFlags::WRITE);
-
-/// Memory aligned for direct I/O.
-pub(super) struct Aligned {
-    memory: Vec<u8>,
-    start: usize,
-    len: usize,
-}
-
-impl Aligned {
-    pub(super) fn new(len: usize) -> Self {
-        let memory = vec![0; len + 4096];
-        let start = memory.as_ptr().align_offset(4096).min(4096);
-        Self { memory, start, len }
-    }
-
-    pub(super) fn bytes(&mut self) -> &mut [u8] {
-        &mut self.memory[self.start..self.start + self.len]
-    }
-}
 
 /// An open file, its name for messages, and the calls made on it.
 pub(super) struct Subject<'a> {
@@ -173,7 +155,7 @@ fn sequential(
 ) -> Result<(), RunError> {
     let mut subject = open(stage, name)?;
     let bytes = stage.bytes(size as usize);
-    let mut chunk = Aligned::new(MIB as usize);
+    let mut chunk = Aligned::new(MIB as usize, 0);
     let meter = stage.meter();
     for (n, part) in bytes.chunks(MIB as usize).enumerate() {
         chunk.bytes()[..part.len()].copy_from_slice(part);
@@ -226,7 +208,7 @@ fn random(
     let mut subject = open(stage, name)?;
     let mut model = std::mem::take(stage.model(name));
     let pages = model.len() as u64 / PAGE;
-    let mut page = Aligned::new(PAGE as usize);
+    let mut page = Aligned::new(PAGE as usize, 0);
     let meter = stage.meter();
     for _ in 0..count {
         let pos = stage.rng.u64(..pages) * PAGE;

@@ -19,6 +19,7 @@ use super::op::DataOp;
 use super::regions;
 use super::stamp::Tag;
 use super::world::{Fail, World, patiently};
+use crate::aligned::Aligned;
 
 /// One operation under way.
 #[derive(Clone, Copy)]
@@ -41,23 +42,12 @@ impl std::fmt::Debug for Call<'_> {
     }
 }
 
-/// Memory aligned for direct I/O.
-pub(super) struct Buffer {
-    memory: Vec<u8>,
-    start: usize,
-    len: usize,
-}
+/// What memory for a read holds before it: no value that torture writes with a failing device.
+const UNREAD: u8 = 0x5a;
 
-impl Buffer {
-    pub(super) fn new(len: usize) -> Self {
-        let memory = vec![0x5a; len + 4096];
-        let start = memory.as_ptr().align_offset(4096).min(4096);
-        Self { memory, start, len }
-    }
-
-    pub(super) fn bytes(&mut self) -> &mut [u8] {
-        &mut self.memory[self.start..self.start + self.len]
-    }
+/// Memory for a read or write.
+pub(super) fn buffer(len: usize) -> Aligned {
+    Aligned::new(len, UNREAD)
 }
 
 /// An open file, and which of a file's it is.

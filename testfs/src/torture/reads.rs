@@ -5,7 +5,7 @@ use iomap_core::units::FilePos;
 use iomap_core::vfs::IoFlags;
 
 use super::content::State;
-use super::data::{Buffer, Call, misaligned};
+use super::data::{Call, buffer, misaligned};
 use super::stamp;
 use super::world::Fail;
 
@@ -20,7 +20,7 @@ impl Call<'_> {
         };
         let content = &self.file.content;
         let _range = content.hold(content.shared(), (pos, pos + u64::from(len)), false);
-        let mut buffer = Buffer::new(len as usize);
+        let mut buffer = buffer(len as usize);
         let result = handle.read_at(FilePos::saturating(pos), buffer.bytes(), flags);
         match result {
             Ok(n) if n > len as usize => Err(self.file.fail(format!("read {n} of {len} bytes"))),
@@ -82,7 +82,7 @@ impl Call<'_> {
             return Ok(());
         };
         let content = &self.file.content;
-        let mut buffer = Buffer::new(len as usize);
+        let mut buffer = buffer(len as usize);
         let id = content.observe(pos, u64::from(len));
         let result = handle.read_at(FilePos::saturating(pos), buffer.bytes(), flags);
         let got = result.as_ref().ok().map(|n| &buffer.bytes()[..*n]);

@@ -10,7 +10,7 @@ use iomap_core::units::FilePos;
 use iomap_core::vfs::{Fallocate, IoFlags, OpenFile, SetAttr};
 
 use super::content::Reshape;
-use super::data::{Buffer, Call, misaligned, range};
+use super::data::{Call, buffer, misaligned, range};
 use super::edit::Edit;
 use super::file::TestFile;
 use super::world::Fail;
@@ -78,7 +78,7 @@ impl<'a> Call<'a> {
         };
         let size = self.attr()?.size;
         let span = usize::try_from(size.min(2 * GROWN)).unwrap_or(0);
-        let mut buffer = Buffer::new(span);
+        let mut buffer = buffer(span);
         let read = handle.read_at(FilePos::ZERO, buffer.bytes(), IoFlags::empty());
         let n = read.map_err(|e| self.file.fail(format!("read after a failure: {e}")))?;
         let old = before.slice(0, n as u64);
@@ -201,7 +201,7 @@ impl<'a> Call<'a> {
 
     /// After a failed punch: every byte is an old one or zero. The caller holds the range.
     fn reread(&self, handle: &dyn OpenFile, pos: u64, len: u64) -> Result<(), Fail> {
-        let mut buffer = Buffer::new(usize::try_from(len).unwrap_or(0));
+        let mut buffer = buffer(usize::try_from(len).unwrap_or(0));
         let read = handle.read_at(FilePos::saturating(pos), buffer.bytes(), IoFlags::empty());
         let n = read.map_err(|e| self.file.fail(format!("read after a failure: {e}")))?;
         let got = &buffer.bytes()[..n];

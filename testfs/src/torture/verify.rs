@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use iomap_core::units::FilePos;
 use iomap_core::vfs::{Attr, FileType, Ino, IoFlags, Vfs};
 
-use super::data::{Buffer, Call};
+use super::data::{Call, buffer};
 use super::names;
 use super::op::FILE_SPAN;
 use super::world::{Fail, World};
@@ -65,7 +65,7 @@ fn file(world: &World, vfs: &dyn Vfs, real: &Attr, model: &Attr) -> Result<u64, 
     let tail = (size > end).then(|| size.saturating_sub(CHUNK));
     for start in starts.chain(tail) {
         let len = (size - start).min(CHUNK);
-        let mut buffer = Buffer::new(usize::try_from(len).unwrap_or(0));
+        let mut buffer = buffer(usize::try_from(len).unwrap_or(0));
         let read = handle.read_at(FilePos::saturating(start), buffer.bytes(), IoFlags::empty());
         match read {
             Ok(n) => call.check_bytes(start, len, &buffer.bytes()[..n], false)?,
@@ -113,7 +113,7 @@ fn legible(vfs: &dyn Vfs, ino: Ino) -> Result<u64, Fail> {
         .open(ino, iomap_core::vfs::OpenFlags::READ)
         .map_err(|e| fail(format!("open: {e}")))?;
     let mut pos = 0;
-    let mut buffer = Buffer::new(CHUNK as usize);
+    let mut buffer = buffer(CHUNK as usize);
     while pos < 8 * FILE_SPAN {
         let read = handle.read_at(FilePos::saturating(pos), buffer.bytes(), IoFlags::empty());
         let n = read.map_err(|e| fail(format!("read at {pos}: {e}")))?;

@@ -7,11 +7,12 @@ use iomap_core::units::FilePos;
 use iomap_core::vfs::{IoFlags, OpenFile};
 
 use super::content::Reshape;
-use super::data::{Buffer, Call, misaligned};
+use super::data::{Call, buffer, misaligned};
 use super::file::Handle;
 use super::op::FILE_SPAN;
 use super::stamp;
 use super::world::Fail;
+use crate::aligned::Aligned;
 
 /// Files are not grown beyond this by appending and inserting.
 pub(super) const GROWN: u64 = 4 * FILE_SPAN;
@@ -78,15 +79,15 @@ impl Call<'_> {
         }))
     }
 
-    fn stamped(&self, pos: u64, len: u32) -> Buffer {
-        let mut buffer = Buffer::new(len as usize);
+    fn stamped(&self, pos: u64, len: u32) -> Aligned {
+        let mut buffer = buffer(len as usize);
         stamp::fill(self.tag, pos, buffer.bytes(), self.world.faulty);
         buffer
     }
 
     /// The call, with memory as direct I/O needs it.
     fn do_write(write: &Write, ask: u64) -> Result<usize, FsError> {
-        let mut buffer = Buffer::new(write.data.len());
+        let mut buffer = buffer(write.data.len());
         buffer.bytes().copy_from_slice(&write.data);
         let pos = FilePos::saturating(ask);
         write.handle.write_at(pos, buffer.bytes(), write.flags)

@@ -6,7 +6,8 @@ use std::time::Instant;
 use iomap_core::units::{FilePos, FileRange};
 use iomap_core::vfs::IoFlags;
 
-use super::{Aligned, Calls, MIB, PAGE, Stage, Subject, calls_for, open, put};
+use super::{Calls, MIB, PAGE, Stage, Subject, calls_for, open, put};
+use crate::aligned::Aligned;
 use crate::run::RunError;
 
 const THREADS: u64 = 4;
@@ -84,7 +85,7 @@ impl Hand {
     }
 
     fn work(mut self, count: u64) -> Result<Self, RunError> {
-        let mut buffer = Aligned::new(REGION as usize);
+        let mut buffer = Aligned::new(REGION as usize, 0);
         for _ in 0..count {
             let region = self.rng.usize(..self.own.len());
             let direct = self.rng.bool();
@@ -126,7 +127,7 @@ pub(super) fn reflink(stage: &mut Stage) -> Result<(), RunError> {
     stage.done("reflink", &meter, calls);
     let mut right = left.clone();
     let pages = left.len() as u64 / PAGE;
-    let mut page = Aligned::new(2 * PAGE as usize);
+    let mut page = Aligned::new(2 * PAGE as usize, 0);
     let meter = stage.meter();
     for n in 0..calls_for(stage, 2_000) {
         let (subject, model) = if n % 2 == 0 {
