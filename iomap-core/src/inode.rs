@@ -248,6 +248,7 @@ impl Inode {
 
     /// What the file has instead of a page cache, if it is a DAX file.
     #[must_use]
+    #[inline]
     pub fn dax(&self) -> Option<&DaxTable> {
         self.dax.get()
     }
