@@ -44,7 +44,7 @@ fn no_mount(dir: &Path, error: &std::io::Error) -> Failure {
             .hint("the mount point of an image is a directory"),
         Ok(_) if error.kind() == std::io::ErrorKind::NotFound => {
             Failure::of(dir.display(), "no image is mounted there by iomapfs")
-                .hint("findmnt -t fuse.iomapfs lists the mounts")
+                .hint("findmnt -t fuse,fuse.iomapfs lists the mounts")
         }
         Ok(_) => Failure::of(dir.display(), words(error)),
     }
