@@ -49,11 +49,16 @@ impl Image {
             cache_bytes: opening.cache_bytes,
         };
         let mounted = driver.mount(device, &request).map_err(|why| {
-            let hint = format!(
+            // What was asked for is at fault, not the image.
+            let ours = why.starts_with("invalid argument");
+            let failure = Failure::of(path.display(), why);
+            if ours {
+                return failure;
+            }
+            failure.hint(format!(
                 "`iomapfs check {}` tells what is wrong with it",
                 path.display()
-            );
-            Failure::of(path.display(), why).hint(hint)
+            ))
         })?;
         Ok(Self {
             path: path.to_owned(),

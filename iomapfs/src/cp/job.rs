@@ -56,6 +56,9 @@ pub(super) struct Job<S: SourceDir, T: TargetDir> {
 impl<S: SourceDir, T: TargetDir> Job<S, T> {
     /// The path of the source, for messages.
     pub(super) fn shown(&self) -> String {
+        if self.item.entry.name == b"." {
+            return self.above.to_string();
+        }
         let slash = if self.above.is_empty() || self.above.ends_with('/') {
             ""
         } else {

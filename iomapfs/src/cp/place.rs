@@ -135,13 +135,11 @@ pub(super) fn image_source(
     let dots = inside.path.ends_with(b"/.") || base == b"..";
     let nameless = spot.name.is_empty();
     let name = if nameless { b".".to_vec() } else { spot.name };
-    let (above, _) = split_last(&inside.path);
+    let bare = inside.path.strip_suffix(b"/.").unwrap_or(&inside.path);
+    let here = if bare.is_empty() { &b"/"[..] } else { bare };
+    let (above, _) = split_last(here);
     let dir_place = InImage {
-        path: if nameless {
-            inside.path.clone()
-        } else {
-            above.to_vec()
-        },
+        path: if nameless { here } else { above }.to_vec(),
         ..inside.clone()
     };
     let dir = ImageDir::new(image.vfs(), number, spot.dir, dir_place.clone());
