@@ -219,7 +219,8 @@ bitflags::bitflags! {
     /// What the core states about an iteration, for the backend's `end`.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     pub struct CoreFlags: u8 {
-        /// The in-memory size of the file grew: the inode has to be logged.
+        /// The in-memory size of the file grew: the inode has to be logged. For a change in place
+        /// ([`MapFlags::DAX`](crate::ops::MapFlags::DAX)): it grows when `end` has succeeded.
         const SIZE_CHANGED = 1 << 0;
         /// The mapping was found invalid with the folio locked: the rest is mapped again.
         const STALE = 1 << 1;

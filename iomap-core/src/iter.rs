@@ -142,7 +142,7 @@ fn plain(error: MapError) -> FsError {
 ///
 /// - `end` is called once for every `begin` that succeeded, whatever the body did.
 /// - An error of the body stops the loop. An error of `end` stops it if the mapping brought no
-///   progress.
+///   progress, or was for a change in place ([`MapFlags::DAX`]), which then has not happened.
 /// - The loop ends when the range is exhausted, when a mapping brought no progress and was not
 ///   stale, or when the body says stop.
 #[inline]
@@ -250,6 +250,9 @@ fn one_mapping<B: MapOps + ?Sized>(
     };
     let ended = backend.end(mapped.lease, &finished);
     let stale = core.contains(CoreFlags::STALE);
+    // Only `end` makes the blocks the file's that were stored to in place.
+    let undone = ended.is_err() && req.is_dax() && req.intent.is_write();
+    let done = if undone { 0 } else { done };
     let step = StepEnd { done, stale };
     if done == 0
         && result.is_ok()

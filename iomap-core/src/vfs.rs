@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use crate::error::{FsError, Result, SeekError};
 use crate::fiemap::Extent;
+use crate::mmap::FaultHandler;
 use crate::seek::Whence;
 use crate::stats::Snapshot;
 use crate::units::{FilePos, FileRange};
@@ -468,6 +469,16 @@ pub trait OpenFile: Send + Sync {
     /// Whether its bytes change without being written: then no mount caches them.
     fn is_volatile(&self) -> bool {
         false
+    }
+
+    /// Who resolves the faults of memory mappings of the file; it lives as long as they do. What a
+    /// mapping may do follows from how the file was opened: the caller checks.
+    ///
+    /// # Errors
+    ///
+    /// `EOPNOTSUPP` where there are no memory mappings; what getting the file ready answers.
+    fn fault_handler(self: Arc<Self>) -> Result<Arc<dyn FaultHandler>> {
+        Err(FsError::Unsupported("memory mappings"))
     }
 
     /// For [`OpenFile::clone_range`]: the concrete file.

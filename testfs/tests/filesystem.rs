@@ -6,6 +6,7 @@ mod fs {
     mod basic;
     mod concurrent;
     mod crash;
+    mod dax;
     mod direct;
     mod faults;
     mod model;

@@ -86,6 +86,10 @@ pub(super) fn change<B: MapOps + ?Sized>(
             let nothing = PageIndex::ZERO..PageIndex::ZERO;
             result = result.and(drop_entries(inode, &(start..end), &nothing));
         }
+        if matches!(fill, Fill::Bytes(_)) && here.end() > inode.size() {
+            // Not before `end` has made the bytes the file's: a fault might find others.
+            inode.set_size(here.end());
+        }
         done += here.len();
         if result.is_err() || here.is_empty() {
             return Changed { done, result };
@@ -152,7 +156,6 @@ fn one_mapping(
     settle(inode, table, step, here, addr, copied)?;
     step.advance(here.len())?;
     if matches!(fill, Fill::Bytes(_)) && here.end() > inode.size() {
-        inode.set_size(here.end());
         step.set_size_changed();
     }
     let new = copied || step.iomap().flags.contains(FsFlags::NEW);

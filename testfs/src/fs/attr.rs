@@ -117,7 +117,7 @@ impl TestInode {
     /// Whether the tree has everything.
     pub(super) fn has_no_pending(&self) -> bool {
         let pending = self.pending.lock();
-        pending.modified.is_none() && !pending.inline
+        pending.modified.is_none() && !pending.inline && !self.has_pending_size()
     }
 
     /// Brings the tree up to date. Holds no lock that a transaction may not be opened under.
@@ -125,6 +125,7 @@ impl TestInode {
         if self.has_no_pending() {
             return Ok(());
         }
+        self.flush_size()?;
         if self.pending.lock().inline {
             // The node it was kept for is taken now.
             let room = self.mapping.write().take_inline_room();
@@ -180,6 +181,8 @@ impl TestInode {
         let inline = self.pending.lock().inline;
         if !data_only || inline {
             self.flush_attributes()?;
+        } else {
+            self.flush_size()?;
         }
         let generation = if data_only {
             self.pending.lock().generation()

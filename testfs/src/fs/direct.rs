@@ -29,7 +29,7 @@ impl TestInode {
                 (Place::Mapped { shared: false, .. }, _) => {
                     let mut iomap = self.iomap_of(place);
                     drop(spot);
-                    iomap.flags |= self.durability();
+                    iomap.flags |= self.durability_of(req.range);
                     return Ok(Mapped::new(iomap, ()));
                 }
                 (Place::Mapped { range, .. }, Some(Copy::Granted(to, disk))) => {
@@ -79,16 +79,6 @@ impl TestInode {
             }
         }
         Ok(())
-    }
-
-    /// [`FsFlags::DIRTY`] if what finds the data is not durable.
-    fn durability(&self) -> FsFlags {
-        let newest = self.pending.lock().generation();
-        if newest > self.volume.meta().durable_generation() {
-            FsFlags::DIRTY
-        } else {
-            FsFlags::empty()
-        }
     }
 }
 

@@ -2,8 +2,10 @@
 //!
 //! Owns the seven modes. Each settles the cache over what it changes before it touches an extent,
 //! with inode lock and invalidate lock held exclusively and no direct I/O in flight, so that nobody
-//! fills the cache from blocks that are about to go.
+//! fills the cache from blocks that are about to go. Of a DAX file the pages are in no mapping then,
+//! and nobody has pinned them ([`dax`](super::dax)).
 
+use iomap_core::dax_io::Content;
 use iomap_core::error::{Errno, FsError, Result};
 use iomap_core::fsync::write_and_wait;
 use iomap_core::iomap::InlineBuffer;
@@ -34,7 +36,10 @@ impl TestInode {
             self.core.wait_for_direct(&guard);
         }
         self.touch()?;
-        let _invalidate = self.core.invalidate_lock().write();
+        let _locks = match moved_by(mode, range) {
+            Some((range, content)) => self.lock_layout(guard, range, content)?,
+            None => self.lock_still(guard)?,
+        };
         self.finish_cut()?;
         match mode {
             Fallocate::Allocate => self.preallocate(range, true),
@@ -294,6 +299,21 @@ impl TestInode {
             }
         }
         Err(Errno::BUSY.into())
+    }
+}
+
+/// The bytes whose blocks a mode frees or moves, and whether they stay bytes of the file (rule D6).
+fn moved_by(mode: Fallocate, range: FileRange) -> Option<(FileRange, Content)> {
+    let behind = FileRange::from(range.start());
+    match mode {
+        Fallocate::PunchHole | Fallocate::ZeroRange | Fallocate::ZeroRangeKeepSize => {
+            Some((range, Content::Dropped))
+        }
+        Fallocate::CollapseRange => Some((behind, Content::Kept)),
+        Fallocate::InsertRange if mutation::off(Rule::D6) => None,
+        Fallocate::InsertRange => Some((behind, Content::Kept)),
+        // Blocks come where there are none; a page of a copy is exchanged by itself.
+        Fallocate::Allocate | Fallocate::AllocateKeepSize | Fallocate::UnshareRange => None,
     }
 }
 

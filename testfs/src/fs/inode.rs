@@ -25,6 +25,7 @@ use iomap_core::sync::{Mutex, Rank, RwLock, RwLockWriteGuard};
 use iomap_core::units::{FilePos, FileRange};
 
 use super::attr::Pending;
+use super::dax::DAX_FLAG;
 use super::inline::InlineData;
 use super::mapping::{Mapping, Place};
 use super::volume::Volume;
@@ -70,6 +71,11 @@ impl TestInode {
             counters: Arc::clone(&volume.counters),
             stable_writes: false,
         });
+        if let Some(dax) = &volume.dax
+            && (dax.all || item.flags & DAX_FLAG != 0)
+        {
+            core.enable_dax(&dax.volume);
+        }
         let data = match &item.body {
             Body::Inline(data) => Some(data.clone()),
             Body::Extents => None,

@@ -2,7 +2,7 @@
 //!
 //! Owns the answers to [`Intent`] after intent, and the promises a buffered write gets for them.
 //! Storage is chosen in [`writeback`](super::writeback), or at once for direct I/O in
-//! [`direct`](super::direct).
+//! [`direct`](super::direct) and for DAX files in [`dax`](super::dax).
 //!
 //! | At the position | Read, report | Write, write fault | Zero |
 //! |---|---|---|---|
@@ -50,6 +50,7 @@ impl MapOps for TestInode {
         }
         let mapped = match req.intent {
             Intent::Read | Intent::Report => self.look(req)?,
+            _ if req.is_dax() => return self.map_dax(req),
             _ if req.is_direct() => return self.map_direct(req),
             _ => self.map_write(req)?,
         };
@@ -57,6 +58,9 @@ impl MapOps for TestInode {
     }
 
     fn end(&self, (): (), finished: &Finished<'_>) -> Result<()> {
+        if finished.flags.contains(MapFlags::DAX) {
+            self.end_dax(finished)?;
+        }
         let inline = matches!(finished.iomap.kind, MapKind::Inline { .. });
         if inline && finished.intent.is_write() && finished.done > 0 {
             self.pending.lock().inline = true;
@@ -126,7 +130,8 @@ impl TestInode {
             if req.is_direct() {
                 return Err(MapError::UseBuffered);
             }
-            let fits = inside.covers(req.range) && req.intent != Intent::WriteFault;
+            let cached = req.intent != Intent::WriteFault && !req.is_dax();
+            let fits = cached && inside.covers(req.range);
             if fits && map.has_inline_room() {
                 return Ok(Some(self.inline_iomap(inside)));
             }

@@ -7,6 +7,7 @@
 //! | where a range of a file lives | [`map`] |
 //! | where dirty bytes go, and what makes them findable | [`writeback`] |
 //! | the same for direct I/O | [`direct`] |
+//! | the same for files whose pages are the device's bytes | [`dax`] |
 //! | promises and copies that only memory knows | [`mapping`] |
 //! | changing the size | [`resize`] |
 //! | punching, allocating, shifting | [`fallocate`] |
@@ -27,6 +28,7 @@
 
 mod attr;
 mod autocommit;
+mod dax;
 mod direct;
 mod fallocate;
 mod inline;
@@ -47,19 +49,24 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use iomap_core::dax::{DaxDevice, DaxVolume};
 use iomap_core::device::BlockDevice;
-use iomap_core::error::{Corrupt, Result};
+use iomap_core::error::{Corrupt, FsError, Result};
 use iomap_core::flusher::{Flusher, FlusherConfig};
 use iomap_core::folio::{Pool, PoolConfig, PoolHandle};
 use iomap_core::units::BlockBits;
+use iomap_core::vfs::Ino;
 
+pub use self::dax::DAX_FLAG;
 pub use self::inode::TestInode;
 pub use crate::meta::{MkfsOptions, OpenError as MountError};
 
 use self::autocommit::Autocommit;
+use self::dax::DaxMount;
 use self::table::InodeTable;
 use self::volume::Volume;
-use crate::meta::{Meta, OpenOptions};
+use crate::format::item::FileType;
+use crate::meta::{Meta, OpenOptions, Purpose};
 
 /// How to mount.
 #[derive(Clone, Debug)]
@@ -79,6 +86,11 @@ pub struct MountOptions {
     pub idle_inodes: usize,
     /// Clean nodes of the metadata tree to keep in memory.
     pub cached_nodes: usize,
+    /// Every file is a DAX file, not only those with the flag. For [`TestFs::mount_dax`].
+    pub dax: bool,
+    /// How long a change waits for pinned pages before it frees or moves their blocks, and fails
+    /// with `ETIMEDOUT`; `None`: as long as it takes. For [`TestFs::mount_dax`].
+    pub pin_timeout: Option<Duration>,
 }
 
 impl Default for MountOptions {
@@ -93,6 +105,8 @@ impl Default for MountOptions {
             commit_interval: Some(Duration::from_secs(5)),
             idle_inodes: 4096,
             cached_nodes: meta.cached_nodes,
+            dax: false,
+            pin_timeout: None,
         }
     }
 }
@@ -123,6 +137,31 @@ impl TestFs {
         device: Arc<dyn BlockDevice>,
         options: MountOptions,
     ) -> Result<Arc<Self>, MountError> {
+        Self::mount_on(device, None, options)
+    }
+
+    /// Mounts the file system on a device whose bytes are memory: files may use them in place.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot be mounted; [`FsError::Unsupported`] if its blocks are smaller than a page.
+    pub fn mount_dax(
+        device: Arc<dyn DaxDevice>,
+        options: MountOptions,
+    ) -> Result<Arc<Self>, MountError> {
+        let dax = DaxMount {
+            volume: DaxVolume::new(Arc::clone(&device)),
+            all: options.dax,
+            pin_timeout: options.pin_timeout,
+        };
+        Self::mount_on(device, Some(dax), options)
+    }
+
+    fn mount_on(
+        device: Arc<dyn BlockDevice>,
+        dax: Option<DaxMount>,
+        options: MountOptions,
+    ) -> Result<Arc<Self>, MountError> {
         let meta = Meta::open(
             Arc::clone(&device),
             OpenOptions {
@@ -132,12 +171,15 @@ impl TestFs {
         )?;
         let bits = BlockBits::new(meta.geometry().bits())
             .ok_or_else(|| Corrupt::new("superblock: block size out of range"))?;
+        if dax.is_some() && bits < BlockBits::PAGE {
+            return Err(FsError::Unsupported("DAX with blocks smaller than a page").into());
+        }
         let pool = match options.pool {
             Some(pool) => pool,
             None => Pool::new(PoolConfig::with_budget(options.cache_bytes))?,
         };
         let flusher = Flusher::new(&pool, options.flusher);
-        let volume = Arc::new(Volume::new(meta, device, pool, flusher, bits));
+        let volume = Arc::new(Volume::new(meta, device, pool, flusher, bits, dax));
         let table = InodeTable::new(volume, options.idle_inodes);
         let interval = options.commit_interval.filter(|_| !options.read_only);
         Ok(Arc::new(Self {
@@ -166,6 +208,31 @@ impl TestFs {
     #[must_use]
     pub fn pool(&self) -> &PoolHandle {
         &self.volume().pool
+    }
+
+    /// The device's bytes and who has pinned pages of it, if it was mounted for DAX.
+    #[must_use]
+    pub fn dax(&self) -> Option<&Arc<DaxVolume>> {
+        self.volume().dax.as_ref().map(|dax| &dax.volume)
+    }
+
+    /// Makes a file a DAX file, or one with a cache, from the next time it comes into memory.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT`, [`FsError::Invalid`] for anything but a regular file, [`FsError::ReadOnly`].
+    pub fn set_dax(&self, ino: Ino, dax: bool) -> Result<()> {
+        let ino = crate::format::Ino::new(ino.0);
+        self.volume().update(Purpose::Normal, |txn| {
+            txn.update_inode(ino, |inode| {
+                if inode.file_type() != FileType::Regular {
+                    return Err(FsError::Invalid("the DAX flag of no regular file"));
+                }
+                inode.flags = (inode.flags & !DAX_FLAG) | if dax { DAX_FLAG } else { 0 };
+                Ok(())
+            })
+        })?;
+        Ok(())
     }
 
     /// The metadata, for looking at.

@@ -3,12 +3,16 @@
 //! Owns [`OpenHandle`], a thin wrapper of the framework's [`File`], which routes reads and writes.
 
 use std::any::Any;
+use std::sync::Arc;
 
-use iomap_core::error::{Errno, Result, SeekError};
+use iomap_core::error::{Errno, FaultError, Result, SeekError};
+use iomap_core::fault::fault;
 use iomap_core::fiemap::Extent;
 use iomap_core::file::File;
+use iomap_core::mmap::{Access, FaultHandler, MappedRange};
+use iomap_core::page_cache::PageCache;
 use iomap_core::seek::Whence;
-use iomap_core::units::{FilePos, FileRange};
+use iomap_core::units::{FilePos, FileRange, PageIndex};
 use iomap_core::vfs::{Fallocate, Ino, IoFlags, OpenFile, OpenFlags};
 
 use super::inode::TestInode;
@@ -85,7 +89,32 @@ impl OpenFile for OpenHandle {
         self.used.clone_to((range, &lost), &to.used, at)
     }
 
+    fn fault_handler(self: Arc<Self>) -> Result<Arc<dyn FaultHandler>> {
+        if self.file.is_dax() {
+            let _lock = self.used.core.lock_exclusive();
+            // Inline bytes are no page of the device.
+            self.used.leave_inline()?;
+        }
+        Ok(self)
+    }
+
     fn as_any(&self) -> &dyn Any {
         self
+    }
+}
+
+/// Keeps the inode while memory mappings of it live.
+impl FaultHandler for OpenHandle {
+    fn cache(&self) -> &PageCache {
+        self.used.core.cache()
+    }
+
+    fn fault(
+        &self,
+        range: &Arc<MappedRange>,
+        page: PageIndex,
+        access: Access,
+    ) -> Result<(), FaultError> {
+        fault(&**self.used.inode(), range, page, access)
     }
 }

@@ -7,6 +7,7 @@
 //!
 //! Both inode locks, then both invalidate locks, each pair in the order of the inode numbers.
 
+use iomap_core::dax_io::{Content, unmap_and_wait_for_pins};
 use iomap_core::error::{Errno, FsError, Result};
 use iomap_core::fsync::write_and_wait;
 use iomap_core::inode::{ExclusiveGuard, Inode};
@@ -18,29 +19,16 @@ use super::inode::TestInode;
 use super::mapping::Mapping;
 use crate::meta::Purpose;
 
-/// The locks of one or two different files, in order.
-struct Locks<'a> {
-    _inodes: (ExclusiveGuard<'a>, Option<ExclusiveGuard<'a>>),
-    _invalidates: (RwLockWriteGuard<'a, ()>, Option<RwLockWriteGuard<'a, ()>>),
-}
-
-impl<'a> Locks<'a> {
-    fn take(a: &'a Inode, b: &'a Inode) -> Self {
-        let (first, second) = if a.ino() <= b.ino() { (a, b) } else { (b, a) };
-        let second = (first.ino() != second.ino()).then_some(second);
-        let inodes = (first.lock_exclusive(), second.map(Inode::lock_exclusive));
-        first.wait_for_direct(&inodes.0);
-        if let (Some(second), Some(guard)) = (second, &inodes.1) {
-            second.wait_for_direct(guard);
-        }
-        Self {
-            _invalidates: (
-                first.invalidate_lock().write(),
-                second.map(|second| second.invalidate_lock().write()),
-            ),
-            _inodes: inodes,
-        }
+/// The inode locks of one or two different files, in order, with no direct I/O in flight.
+fn lock_inodes<'a>(a: &'a Inode, b: &'a Inode) -> impl Iterator<Item = ExclusiveGuard<'a>> {
+    let (first, second) = if a.ino() <= b.ino() { (a, b) } else { (b, a) };
+    let second = (first.ino() != second.ino()).then_some(second);
+    let guards = (first.lock_exclusive(), second.map(Inode::lock_exclusive));
+    first.wait_for_direct(&guards.0);
+    if let (Some(second), Some(guard)) = (second, &guards.1) {
+        second.wait_for_direct(guard);
     }
+    std::iter::once(guards.0).chain(guards.1)
 }
 
 impl TestInode {
@@ -61,7 +49,13 @@ impl TestInode {
         if same && range.overlaps(target) {
             return Err(FsError::Invalid("reflink onto itself"));
         }
-        let _locks = Locks::take(&self.core, &to.core);
+        // What was writable in a mapping of the source must be copied on the next store.
+        let parts = [
+            self.part(range, Content::Kept),
+            to.part(target, Content::Dropped),
+        ];
+        let inodes = lock_inodes(&self.core, &to.core);
+        let _locks = unmap_and_wait_for_pins(&parts, inodes, self.volume.pin_timeout())?;
         self.check_clone(range, to, target)?;
         to.touch()?;
         to.finish_cut()?;

@@ -12,9 +12,9 @@
 //! Inode (exclusive) -> Invalidate (exclusive) -> Folio, or transaction -> Mapping
 //! ```
 
+use iomap_core::dax_io::Content;
 use iomap_core::error::Result;
 use iomap_core::fsync::write_and_wait;
-use iomap_core::inode::ExclusiveGuard;
 use iomap_core::iomap::InlineBuffer;
 use iomap_core::mutation::{self, Rule};
 use iomap_core::resize::{isize_extended, zero_old_end};
@@ -33,14 +33,9 @@ impl TestInode {
         if !mutation::off(Rule::O6) {
             self.core.wait_for_direct(&guard);
         }
-        self.truncate_locked(size, &guard)
-    }
-
-    /// As [`TestInode::truncate`], with the inode lock held and no direct I/O in flight.
-    pub(super) fn truncate_locked(&self, size: FilePos, _lock: &ExclusiveGuard<'_>) -> Result<()> {
         self.check_size(size)?;
         self.touch()?;
-        let _invalidate = self.core.invalidate_lock().write();
+        let _locks = self.lock_layout(guard, FileRange::from(size), Content::Dropped)?;
         if size.bytes() > self.inline.capacity() as u64 {
             self.leave_inline()?;
         }
@@ -113,8 +108,10 @@ impl TestInode {
             meta.punch(self.ino, beyond)
         });
         self.uncut.store(result.is_err(), Ordering::Relaxed);
-        self.set_disk_size(size.bytes());
+        // The mapping lock is taken in between: who has read the old size in a transaction before
+        // has noted it.
         self.forget(beyond);
+        self.set_disk_size(size.bytes());
         self.note_changed();
         result
     }

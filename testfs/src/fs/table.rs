@@ -13,7 +13,9 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Deref;
 use std::sync::Arc;
+use std::time::Duration;
 
+use iomap_core::dax_io::{Content, unmap_and_wait_for_pins};
 use iomap_core::error::{Errno, FsError, Result};
 use iomap_core::fsync::{SyncRange, sync_file_range};
 use iomap_core::sync::atomic::Ordering;
@@ -251,8 +253,11 @@ impl InodeTable {
 
     /// Deletes an inode nobody can reach any more. What fails is finished at the next mount.
     fn delete(&self, ino: Ino, inode: Option<&TestInode>) {
-        if let Some(inode) = inode {
-            inode.discard();
+        if let Some(inode) = inode
+            && let Err(error) = inode.discard()
+        {
+            tracing::warn!(target: "testfs", %ino, %error, "deletion is left to the next mount");
+            return;
         }
         if let Err(error) = self.volume.run(|meta| meta.evict(ino)) {
             tracing::warn!(target: "testfs", %ino, %error, "deletion is left to the next mount");
@@ -327,20 +332,26 @@ impl TestInode {
     /// somebody must hear of.
     fn is_clean(&self) -> bool {
         let cache = self.core.cache();
+        let (first, last) = FileRange::ALL.pages();
+        let dax = self.core.dax();
         !cache.has_dirty_or_writeback(FileRange::ALL)
+            && !dax.is_some_and(|dax| dax.has_dirty(&(first..last)))
             && self.has_no_pending()
             && !self.uncut.load(Ordering::Relaxed)
             && !self.has_unreported_error()
     }
 
-    /// Drops the content: nobody will see it again.
-    fn discard(&self) {
+    /// Drops the content: nobody will see it again. Fails if somebody still has pinned a page of it
+    /// by address: there is nobody left to wait for that (rule D1).
+    fn discard(&self) -> Result<()> {
         let guard = self.core.lock_exclusive();
         self.core.wait_for_direct(&guard);
-        let _invalidate = self.core.invalidate_lock().write();
+        let part = self.part(FileRange::ALL, Content::Dropped);
+        let _locks = unmap_and_wait_for_pins(&[part], [guard], Some(Duration::ZERO))?;
         self.core.set_size(FilePos::ZERO);
         self.core.cache().truncate(FileRange::ALL);
         self.forget(BlockRange::ALL);
+        Ok(())
     }
 }
 

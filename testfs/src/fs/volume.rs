@@ -5,6 +5,7 @@
 
 use std::sync::{Arc, OnceLock};
 
+use iomap_core::dax_io::PinTimeout;
 use iomap_core::device::BlockDevice;
 use iomap_core::error::{DeviceOp, Errno, FsError, Result};
 use iomap_core::flusher::Flusher;
@@ -13,6 +14,7 @@ use iomap_core::stats::Counters;
 use iomap_core::sync::atomic::{AtomicBool, Ordering};
 use iomap_core::units::BlockBits;
 
+use super::dax::DaxMount;
 use crate::meta::{Durable, Meta, Purpose, Reservation, Txn};
 
 /// What all inodes of a mount share.
@@ -23,6 +25,8 @@ pub(super) struct Volume {
     pub(super) counters: Arc<Counters>,
     pub(super) flusher: Arc<Flusher>,
     pub(super) bits: BlockBits,
+    /// The device's bytes, if files may use them in place.
+    pub(super) dax: Option<DaxMount>,
     /// Why nothing can be changed any more.
     failed: OnceLock<Errno>,
     /// Unmounted: whoever still holds a file may look at it, not change it.
@@ -36,6 +40,7 @@ impl Volume {
         pool: PoolHandle,
         flusher: Arc<Flusher>,
         bits: BlockBits,
+        dax: Option<DaxMount>,
     ) -> Self {
         Self {
             meta,
@@ -44,6 +49,7 @@ impl Volume {
             counters: Counters::new(),
             flusher,
             bits,
+            dax,
             failed: OnceLock::new(),
             closed: AtomicBool::new(false),
         }
@@ -52,6 +58,11 @@ impl Volume {
     /// The metadata, for looking.
     pub(super) const fn meta(&self) -> &Meta {
         &self.meta
+    }
+
+    /// How long a change waits for pins before it frees or moves blocks.
+    pub(super) fn pin_timeout(&self) -> PinTimeout {
+        self.dax.as_ref().and_then(|dax| dax.pin_timeout)
     }
 
     /// Refuses if nothing can be changed.

@@ -33,7 +33,11 @@ fn recovered(image: &[u8]) -> Bed {
     device.write_at(DevAddr::new(0), image).unwrap();
     check(&device);
     let fs: Arc<TestFs> = mount(&device);
-    Bed { device, fs }
+    Bed {
+        device,
+        pmem: None,
+        fs,
+    }
 }
 
 /// Goes through the crash points after `start`: `verify` gets the number of marks passed.
@@ -233,6 +237,7 @@ fn what_was_written_in_the_background_is_found_after_a_crash_without_a_sync() {
     };
     let fs = TestFs::mount(Arc::clone(&bed.device), options).unwrap();
     let bed = Bed {
+        pmem: None,
         device: Arc::clone(&bed.device),
         fs,
     };
@@ -248,6 +253,7 @@ fn what_was_written_in_the_background_is_found_after_a_crash_without_a_sync() {
     }
     let after = mount(&bed.device);
     let bed = Bed {
+        pmem: None,
         device: Arc::clone(&bed.device),
         fs: after,
     };

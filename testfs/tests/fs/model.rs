@@ -1,5 +1,7 @@
 //! Random operations on three files against bytes in memory, with remounts and memory pressure.
 
+use iomap_core::mmap::MapOptions;
+use iomap_core::mmap::soft::SoftMapping;
 use iomap_core::vfs::{Fallocate, IoFlags, OpenFile, SetAttr, Vfs};
 use std::sync::Arc;
 
@@ -10,17 +12,24 @@ const SPAN: u64 = 600_000;
 struct World {
     bed: Bed,
     files: Vec<Arc<dyn OpenFile>>,
+    /// A memory mapping of each.
+    mappings: Vec<SoftMapping>,
     models: Vec<Vec<u8>>,
     block: u64,
     rng: fastrand::Rng,
 }
 
 impl World {
-    fn new(seed: u64, block_size: u32) -> Self {
-        let bed = Bed::with_blocks(64 << 20, block_size);
-        let files = (0..3).map(|n| bed.create(&n.to_string())).collect();
+    fn new(seed: u64, block_size: u32, dax: bool) -> Self {
+        let bed = if dax {
+            Bed::dax(64 << 20, block_size)
+        } else {
+            Bed::with_blocks(64 << 20, block_size)
+        };
+        let files: Vec<_> = (0..3).map(|n| bed.create(&n.to_string())).collect();
         Self {
             bed,
+            mappings: files.iter().map(|f| map(f, MapOptions::empty())).collect(),
             files,
             models: vec![Vec::new(); 3],
             block: block_size.into(),
@@ -46,7 +55,7 @@ impl World {
         let (pos, other) = (self.pos(), self.pos());
         let len = (other.max(pos) - other.min(pos)).max(1);
         let len = if self.rng.bool() { len } else { len.min(9000) };
-        let op = self.rng.u8(..24);
+        let op = self.rng.u8(..28);
         let flags = if self.rng.bool() {
             IoFlags::DIRECT
         } else {
@@ -72,6 +81,8 @@ impl World {
             20 => drop(self.bed.fs.pool().shrink(self.rng.u64(..100))),
             22 if self.rng.u8(..8) == 0 => self.crash(),
             21 if self.rng.u8(..8) == 0 => self.remount(),
+            24 | 25 => self.store(n, pos, len.min(9000)),
+            26 => self.load(n, pos, len.min(20_000)),
             _ => self.compare(n, flags),
         }
         format!("op {op} on {n}, {pos}+{len}, {flags:?}")
@@ -86,6 +97,25 @@ impl World {
             model.resize(end, 0);
         }
         model[pos as usize..end].copy_from_slice(&bytes);
+    }
+
+    /// Through the mapping, inside the file.
+    fn store(&mut self, n: usize, pos: u64, len: u64) {
+        let end = (pos + len).min(self.models[n].len() as u64);
+        if pos < end {
+            let bytes = pattern(self.rng.u64(..), (end - pos) as usize);
+            self.mappings[n].store(at(pos), &bytes).unwrap();
+            self.models[n][pos as usize..end as usize].copy_from_slice(&bytes);
+        }
+    }
+
+    fn load(&self, n: usize, pos: u64, len: u64) {
+        let end = (pos + len).min(self.models[n].len() as u64);
+        if pos < end {
+            let mut bytes = vec![0xee; (end - pos) as usize];
+            self.mappings[n].load(at(pos), &mut bytes).unwrap();
+            assert!(bytes == self.models[n][pos as usize..end as usize]);
+        }
     }
 
     fn truncate(&mut self, n: usize, size: u64) {
@@ -177,25 +207,42 @@ impl World {
     /// What was synced is there after a power cut.
     fn crash(&mut self) {
         self.bed.fs.sync().unwrap();
+        self.mappings.clear();
         self.files.clear();
         self.bed.crash();
-        self.files = (0..3).map(|n| self.bed.open(&n.to_string())).collect();
+        self.open();
         (0..3).for_each(|n| self.compare(n, IoFlags::empty()));
     }
 
+    fn open(&mut self) {
+        self.files = (0..3).map(|n| self.bed.open(&n.to_string())).collect();
+        let map = |file| map(file, MapOptions::empty());
+        self.mappings = self.files.iter().map(map).collect();
+    }
+
     fn remount(&mut self) {
+        self.mappings.clear();
         self.files.clear();
         self.bed.remount();
-        self.files = (0..3).map(|n| self.bed.open(&n.to_string())).collect();
+        self.open();
     }
 }
 
 #[test]
 fn random_operations_do_what_the_model_does() {
+    run(false, &[1024, 4096, 16384]);
+}
+
+#[test]
+fn random_operations_on_dax_files_do_what_the_model_does() {
+    run(true, &[4096, 16384]);
+}
+
+fn run(dax: bool, block_sizes: &[u32]) {
     let rounds: u64 = std::env::var("TESTFS_MODEL_ROUNDS").map_or(12, |n| n.parse().unwrap());
     for seed in 0..rounds {
-        for block_size in [1024, 4096, 16384] {
-            let mut world = World::new(seed, block_size);
+        for &block_size in block_sizes {
+            let mut world = World::new(seed, block_size, dax);
             let mut log = Vec::new();
             let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                 for _ in 0..150 {

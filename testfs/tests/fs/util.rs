@@ -1,11 +1,20 @@
 //! A file system in memory to test with.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use iomap_core::device::{BlockDevice, MemoryDevice};
 use iomap_core::error::{Errno, Result};
+<<<<<<< HEAD
 use iomap_core::units::{FilePos, FileRange};
 use iomap_core::vfs::{Ino, IoFlags, NewInode, OpenFile, OpenFlags, SetAttr, Special, Vfs};
+=======
+use iomap_core::mmap::soft::SoftMapping;
+use iomap_core::mmap::{MapOptions, Prot};
+use iomap_core::units::{FilePos, FileRange, PageIndex};
+use iomap_core::vfs::{Ino, IoFlags, NewInode, OpenFile, OpenFlags, Special, Vfs};
+use testfs::device::PmemDevice;
+>>>>>>> 73bfe87 (testfs: DAX files: storage at once, synchronous mappings, every move of blocks waits for pins)
 use testfs::fs::{MkfsOptions, MountOptions, TestFs};
 
 pub(super) const RW: OpenFlags = OpenFlags::READ.union(OpenFlags::WRITE);
@@ -15,9 +24,22 @@ pub(super) const NEW: NewInode = NewInode {
     gid: 1000,
 };
 
+/// Every file is a DAX file; nobody waits for pins.
+pub(super) fn dax_mount() -> MountOptions {
+    MountOptions {
+        cache_bytes: 16 << 20,
+        commit_interval: None,
+        dax: true,
+        pin_timeout: Some(Duration::ZERO),
+        ..MountOptions::default()
+    }
+}
+
 /// A device, and the file system mounted on it.
 pub(super) struct Bed {
     pub(super) device: Arc<dyn BlockDevice>,
+    /// The same device, if every file is a DAX file.
+    pub(super) pmem: Option<Arc<PmemDevice>>,
     pub(super) fs: Arc<TestFs>,
 }
 
@@ -38,18 +60,50 @@ impl Bed {
         };
         TestFs::mkfs(Arc::clone(&device), &options).unwrap();
         let fs = mount(&device);
-        Self { device, fs }
+        Self {
+            device,
+            pmem: None,
+            fs,
+        }
+    }
+
+    /// On simulated persistent memory; every file is a DAX file.
+    pub(super) fn dax(bytes: u64, block_size: u32) -> Self {
+        let pmem = PmemDevice::new(bytes).unwrap();
+        let options = MkfsOptions {
+            block_size,
+            ..MkfsOptions::default()
+        };
+        TestFs::mkfs(pmem.clone(), &options).unwrap();
+        Self::on_pmem(pmem, dax_mount())
+    }
+
+    pub(super) fn on_pmem(pmem: Arc<PmemDevice>, options: MountOptions) -> Self {
+        let fs = TestFs::mount_dax(pmem.clone(), options).unwrap();
+        Self {
+            device: pmem.clone(),
+            pmem: Some(pmem),
+            fs,
+        }
     }
 
     /// Unmounts, checks, and mounts again.
     pub(super) fn remount(&mut self) {
         self.fs.unmount().unwrap();
         check(&self.device);
-        self.fs = mount(&self.device);
+        match &self.pmem {
+            Some(pmem) => self.fs = TestFs::mount_dax(pmem.clone(), dax_mount()).unwrap(),
+            None => self.fs = mount(&self.device),
+        }
     }
 
     /// Mounts again as after a crash: what is not durable in memory is lost.
     pub(super) fn crash(&mut self) {
+        if let Some(pmem) = &self.pmem {
+            let left = PmemDevice::from_image(&pmem.durable_image()).unwrap();
+            *self = Self::on_pmem(left, dax_mount());
+            return;
+        }
         self.fs = mount(&self.device);
     }
 
@@ -147,6 +201,13 @@ pub(super) fn read_with(file: &dyn OpenFile, pos: u64, len: usize, flags: IoFlag
     }
     bytes.truncate(done);
     bytes
+}
+
+/// Maps all of a file and what it may become.
+pub(super) fn map(file: &Arc<dyn OpenFile>, options: MapOptions) -> SoftMapping {
+    let handler = Arc::clone(file).fault_handler().unwrap();
+    let pages = PageIndex::ZERO..PageIndex::new(1 << 20);
+    SoftMapping::new(handler, pages, Prot::READ | Prot::WRITE, options)
 }
 
 /// Bytes that differ everywhere.
