@@ -5,16 +5,11 @@ use std::time::Duration;
 
 use iomap_core::device::{BlockDevice, MemoryDevice};
 use iomap_core::error::{Errno, Result};
-<<<<<<< HEAD
-use iomap_core::units::{FilePos, FileRange};
-use iomap_core::vfs::{Ino, IoFlags, NewInode, OpenFile, OpenFlags, SetAttr, Special, Vfs};
-=======
 use iomap_core::mmap::soft::SoftMapping;
 use iomap_core::mmap::{MapOptions, Prot};
 use iomap_core::units::{FilePos, FileRange, PageIndex};
-use iomap_core::vfs::{Ino, IoFlags, NewInode, OpenFile, OpenFlags, Special, Vfs};
+use iomap_core::vfs::{Ino, IoFlags, NewInode, OpenFile, OpenFlags, SetAttr, Special, Vfs};
 use testfs::device::PmemDevice;
->>>>>>> 73bfe87 (testfs: DAX files: storage at once, synchronous mappings, every move of blocks waits for pins)
 use testfs::fs::{MkfsOptions, MountOptions, TestFs};
 
 pub(super) const RW: OpenFlags = OpenFlags::READ.union(OpenFlags::WRITE);

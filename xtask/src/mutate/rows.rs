@@ -4,6 +4,8 @@
 //! row here. The words of a test are part of what it prints when it fails for the right reason: the
 //! message of its assertion, of a debug assertion, of the rank checker or of the scheduler.
 
+mod dax;
+
 use super::table::{Case, Flavour, Proof, Row, Target};
 
 /// A rule with its tests.
@@ -174,65 +176,12 @@ pub(super) const ROWS: &[Row] = &[
             ),
         ],
     ),
-    row(
-        "D1",
-        "2.2 D1",
-        &[
-            core(
-                "dax",
-                "layout::a_pinned_block_is_not_freed_before_it_is_released",
-                "rule D1",
-            ),
-            testfs(
-                "fs::dax::a_file_whose_pages_are_pinned_is_not_deleted_with_its_last_user",
-                "rule D1",
-            ),
-        ],
-    ),
-    row(
-        "D2",
-        "2.2 D2",
-        &[core(
-            "dax",
-            "layout::nobody_pins_a_page_after_the_search_without_a_fault",
-            "rule D2",
-        )],
-    ),
-    row(
-        "D3",
-        "2.2 D3",
-        &[core(
-            "dax",
-            "layout::who_holds_a_pin_can_fault_while_it_is_waited_for",
-            "rule D3",
-        )],
-    ),
-    row(
-        "D4",
-        "2.2 D4",
-        &[core(
-            "dax",
-            "layout::the_inode_lock_is_held_while_a_pin_is_waited_for",
-            "rule D4",
-        )],
-    ),
-    row(
-        "D5",
-        "2.2 D5",
-        &[core(
-            "dax",
-            "layout::an_interrupted_wait_has_freed_nothing",
-            "rule D5",
-        )],
-    ),
-    row(
-        "D6",
-        "2.2 D6",
-        &[testfs(
-            "fs::dax::every_operation_that_frees_or_moves_blocks_waits_for_pins",
-            "insert (rule D6)",
-        )],
-    ),
+    dax::D1,
+    dax::D2,
+    dax::D3,
+    dax::D4,
+    dax::D5,
+    dax::D6,
     row(
         "O1",
         "2.3 O1",
@@ -329,65 +278,12 @@ pub(super) const ROWS: &[Row] = &[
             "rule O10",
         )],
     ),
-    row(
-        "S1",
-        "2.4 S1",
-        &[
-            core(
-                "dax",
-                "sync::what_was_stored_and_flushed_by_the_program_is_found_after_a_crash",
-                "rule S1",
-            ),
-            testfs(
-                "fs::dax::what_a_synchronous_mapping_stored_and_flushed_is_in_every_crash_image",
-                "rule S1",
-            ),
-        ],
-    ),
-    row(
-        "S2",
-        "2.4 S2",
-        &[core(
-            "dax",
-            "sync::a_store_after_the_sync_of_its_fault_is_seen_by_fsync",
-            "rule S2",
-        )],
-    ),
-    row(
-        "S3",
-        "2.4 S3",
-        &[core(
-            "dax",
-            "sync::no_transaction_is_open_while_a_fault_syncs",
-            "rule S3",
-        )],
-    ),
-    row(
-        "S4",
-        "2.4 S4",
-        &[testfs(
-            "fs::dax::a_store_beyond_the_durable_size_is_found_after_a_crash",
-            "rule S4",
-        )],
-    ),
-    row(
-        "S5",
-        "2.4 S5",
-        &[core(
-            "dax",
-            "sync::a_block_that_was_punched_during_the_sync_is_not_mapped",
-            "rule S5",
-        )],
-    ),
-    row(
-        "S6",
-        "2.4 S6",
-        &[core(
-            "dax",
-            "layout::loads_and_stores_after_a_move_go_to_the_new_block",
-            "rule S6",
-        )],
-    ),
+    dax::S1,
+    dax::S2,
+    dax::S3,
+    dax::S4,
+    dax::S5,
+    dax::S6,
     row(
         "B8",
         "5.2 B8",
@@ -566,12 +462,5 @@ pub(super) const ROWS: &[Row] = &[
             "rule B62",
         )],
     ),
-    row(
-        "B69",
-        "5.7 B69",
-        &[unit(
-            "dax::entries::tests::everyone_who_waits_for_a_removed_entry_is_woken",
-            "rule B69",
-        )],
-    ),
+    dax::B69,
 ];
