@@ -9,6 +9,7 @@
 use crate::dax_io;
 use crate::error::{FsError, Result};
 use crate::inode::Inode;
+use crate::mutation::{self, Rule};
 use crate::ops::WritebackOps;
 use crate::stats::Event;
 use crate::sync::{Rank, rank};
@@ -38,7 +39,10 @@ pub fn fsync<B: WritebackOps + ?Sized>(
         return backend.sync_metadata(data_only);
     }
     let written = walk(backend, &WritebackControl::sync(range), true);
-    wait::for_range(backend, range, true);
+    // Rule C14.
+    if !mutation::off(Rule::C14) {
+        wait::for_range(backend, range, true);
+    }
     written?;
     backend.sync_metadata(data_only)
 }

@@ -115,8 +115,8 @@ rules! {
     C13 = "a direct write is durable by FUA alone only if what finds its block is durable",
     C14 = "a sync has waited for the data when it commits",
     C15 = "what a failed commit left is written by the next one",
-    C16 = "a truncate records the blocks it is going to free together with the size",
-    C17 = "an inode without a name is recorded in the transaction that takes the name",
+    C16 = "an inode without a name is recorded in the transaction that takes the name",
+    C17 = "a hole punched through the end of a file tells the tree the size",
 }
 
 /// Whether `rule` is turned off in this process. Constant `false` without the feature `mutation`.

@@ -6,8 +6,9 @@
 //!
 //! Reading does not change the access time (as with `noatime`).
 
-use iomap_core::error::Result;
+use iomap_core::error::{FsError, Result};
 use iomap_core::iomap::InlineBuffer;
+use iomap_core::mutation::{self, Rule};
 
 use super::inode::TestInode;
 use crate::format::item::{Body, Inode, Time};
@@ -175,10 +176,13 @@ impl TestInode {
         Ok(inline_size)
     }
 
-    /// Makes durable what is needed to read the data (`data_only`), or everything.
+    /// Makes durable what is needed to read the data (`data_only`; rules C11, C12), or everything.
     pub(super) fn sync_attributes(&self, data_only: bool) -> Result<()> {
         self.settle_cut()?;
-        let inline = self.pending.lock().inline;
+        if data_only && mutation::off(Rule::C11) {
+            return self.volume.device.flush().map_err(FsError::from);
+        }
+        let inline = self.pending.lock().inline && !mutation::off(Rule::C12);
         if !data_only || inline {
             self.flush_attributes()?;
         } else {

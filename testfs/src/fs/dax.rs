@@ -224,12 +224,13 @@ impl TestInode {
     }
 
     /// [`FsFlags::DIRTY`] if the data of `range` could not be found after a crash: what finds it is
-    /// not durable, or the size in the tree is still to follow (rule S4).
+    /// not durable (rule C13), or the size in the tree is still to follow (rule S4).
     pub(super) fn durability_of(&self, range: FileRange) -> FsFlags {
         let end = range.end().min(self.core.size()).bytes();
         let beyond = end > self.disk_size() && !off(Rule::S4);
         let newest = self.pending.lock().generation();
-        if beyond || newest > self.volume.meta().durable_generation() {
+        let durable = self.volume.meta().durable_generation();
+        if beyond || (newest > durable && !off(Rule::C13)) {
             FsFlags::DIRTY
         } else {
             FsFlags::empty()

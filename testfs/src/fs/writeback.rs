@@ -8,6 +8,7 @@
 
 use iomap_core::error::{Errno, FsError, Result};
 use iomap_core::iomap::{FsFlags, Iomap, MapKind};
+use iomap_core::mutation::{self, Rule};
 use iomap_core::ops::{FolioOps, IoendRange, WritebackOps, WritebackRequest};
 use iomap_core::units::{FilePos, FileRange};
 
@@ -128,7 +129,7 @@ impl TestInode {
         Ok(None)
     }
 
-    /// Allocates the start of `range` unwritten, as much of it as is one extent: out of `room`, or
+    /// Allocates the start of `range` unwritten (rule C8), as much of it as is one extent: out of `room`, or
     /// out of what is promised. Nothing if it is not a hole any more.
     pub(super) fn allocate(
         &self,
@@ -148,7 +149,8 @@ impl TestInode {
                     _ => return Ok(None),
                 };
                 let from = from.ok_or(FsError::NoSpace)?;
-                txn.allocate_extent(self.ino, range, true, None, from)
+                let unwritten = !mutation::off(Rule::C8);
+                txn.allocate_extent(self.ino, range, unwritten, None, from)
                     .map(Some)
             },
             |map, extent| {
@@ -160,7 +162,7 @@ impl TestInode {
     }
 
     /// Allocates blocks for a private copy of the start of `range`, which is shared: out of `room`,
-    /// or out of what is promised.
+    /// or out of what is promised. They are the file's when they have been written (rule C9).
     pub(super) fn grant(&self, range: BlockRange, room: Option<&Reservation>) -> Result<()> {
         let granted = self.volume.update(Purpose::Must, |txn| {
             let map = self.mapping.write();
@@ -169,6 +171,10 @@ impl TestInode {
         if let Some((mut map, range, grant)) = granted {
             map.granted(range, grant);
             self.invalidate_mappings(&map);
+            drop(map);
+            if mutation::off(Rule::C9) {
+                self.written(self.bytes_of(range), FilePos::ZERO, false, true)?;
+            }
         }
         Ok(())
     }

@@ -8,15 +8,16 @@
 //! 1. Under the state lock: give every changed node an address among the free blocks, turn it into
 //!    bytes, begin the next generation. From here on changes go on, into copies.
 //! 2. Write the nodes.
-//! 3. Flush: nodes, and all data whose I/O had completed before step 1, are durable.
-//! 4. Write the superblock with FUA into the slot that does *not* hold the newest durable state.
-//! 5. Under the state lock: the blocks freed in this generation become free, and those that lost
+//! 3. Flush (rule C1): nodes, and all data whose I/O had completed before step 1, are durable.
+//! 4. Write the superblock with FUA (rule C2) into the slot that does *not* hold the newest durable state
+//!    (rule C3).
+//! 5. Under the state lock: the blocks freed in this generation become free (rule C4), and those that lost
 //!    their second owner in it may be written in place.
 //!
 //! A crash before step 4 completes leaves the other slot, and no block of its tree has been touched:
 //! what it refers to was not free. If a step fails, the generation stays undurable and its blocks
 //! stay pinned; the next commit writes its nodes again, because after a failed flush nothing is known
-//! about them.
+//! about them (rule C15).
 //!
 //! # Who
 //!
@@ -25,6 +26,7 @@
 
 use iomap_core::device::bytes;
 use iomap_core::error::{Corrupt, Result};
+use iomap_core::mutation::{self, Rule};
 use iomap_core::sync::{Condvar, Mutex, Rank};
 use iomap_core::units::DevAddr;
 
@@ -140,12 +142,19 @@ impl Meta {
             progress.begun += 1;
             let serial = progress.begun;
             let backlog = std::mem::take(&mut progress.backlog);
-            let slot = 1 - progress.slot;
+            let slot = if mutation::off(Rule::C3) {
+                progress.slot
+            } else {
+                1 - progress.slot
+            };
             drop(progress);
             let (result, backlog) = self.run_commit(backlog, slot);
             progress = self.committer.state.lock();
             progress.running = false;
             progress.backlog = backlog;
+            if mutation::off(Rule::C15) {
+                progress.backlog.nodes.clear();
+            }
             if let Ok(durable) = result {
                 progress.durable = durable;
                 progress.slot = slot;
@@ -255,9 +264,12 @@ impl Meta {
             bytes::write_bytes(self.device(), self.store.addr(*start), &buffer, false)?;
             rest = &rest[taken..];
         }
-        self.device().flush()?;
+        if !mutation::off(Rule::C1) {
+            self.device().flush()?;
+        }
         let addr = DevAddr::new(SLOT_ADDRS[slot]);
-        bytes::write_bytes(self.device(), addr, &superblock.encode(), true)?;
+        let fua = !mutation::off(Rule::C2);
+        bytes::write_bytes(self.device(), addr, &superblock.encode(), fua)?;
         Ok(())
     }
 

@@ -6,6 +6,7 @@
 //! does it.
 
 use iomap_core::error::{Errno, FsError, Result};
+use iomap_core::mutation::{self, Rule};
 
 use super::tree::Walk;
 use super::view::os;
@@ -17,8 +18,11 @@ use crate::format::{BlockRange, Ino, Key, Kind};
 const ITEMS_AT_A_TIME: usize = 32;
 
 impl Txn<'_> {
-    /// Records that an inode has lost its last name.
+    /// Records that an inode has lost its last name (rule C16).
     pub(super) fn make_orphan(&mut self, ino: Ino) -> Result<()> {
+        if mutation::off(Rule::C16) {
+            return Ok(());
+        }
         self.insert(Key::orphan(ino), &OrphanItem::Unlinked.encode())
     }
 

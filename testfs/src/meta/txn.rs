@@ -244,6 +244,14 @@ impl<'a> Txn<'a> {
                 state.lone.insert(run);
             }
         }
+        if mutation::off(Rule::C4) {
+            for run in std::mem::take(&mut state.freed) {
+                state.release(run)?;
+                state.pinned -= run.len;
+            }
+            let dirty = state.version.tree.dirty();
+            self.space.publish(state.map.free(), state.pinned, dirty);
+        }
         state.changed |= self.edited;
         for mut grant in self.attached.drain(..) {
             grant.disarm();
