@@ -25,14 +25,15 @@ fn no_workload_breaks_a_promise_wherever_the_power_goes() {
         states: 1500,
         ..Options::default()
     };
-    let summary = run(&options, &|_| {}).unwrap();
+    let summary =
+        run(&options, &|_| {}).unwrap_or_else(|broken| panic!("BROKEN PROMISE: {broken}"));
     assert!(summary.states >= 1500 && summary.judged > summary.states);
 }
 
 /// A hole inside the file, so that no size stands before what is in its blocks.
 const HOLE: [Op; 2] = [Op::Truncate("foo", 60_000), Op::Sync];
 
-/// Rules C1, C2, C3.
+/// Rules C1, C2.
 #[test]
 fn what_a_sync_promised_is_there_after_the_next_one_was_cut_short() {
     holds(&[
@@ -124,16 +125,15 @@ fn a_private_copy_never_shows_what_the_device_held() {
     ]);
 }
 
-/// Rule C10.
 #[test]
 fn what_was_cut_off_does_not_come_back_with_a_larger_size() {
+    // The zeroes of the old end and the new end are on their way together.
     holds(&[
         Op::Truncate("foo", 5000),
         Op::Write("foo", 40_000, 3000, NO),
         Op::Writeback("foo", false),
         Op::FsyncDir("B"),
         Op::FsyncDir("B"),
-        Op::Fsync("foo"),
     ]);
 }
 
@@ -193,7 +193,6 @@ fn a_hole_at_the_end_of_an_append_keeps_its_size() {
     ]);
 }
 
-/// Rule B39.
 #[test]
 fn a_size_never_covers_bytes_that_were_not_written() {
     holds(&[

@@ -138,6 +138,11 @@ fn testfs(effort: Effort) -> Counts {
     ] {
         counts += testfs_step(name, &[&["torture"], quiet, more].concat()).check();
     }
+    let states = match effort {
+        Effort::Quick | Effort::Normal => "10000",
+        Effort::Long => "1000000",
+    };
+    counts += testfs_step("crash", &["crash", "--states", states]).check();
     counts
 }
 

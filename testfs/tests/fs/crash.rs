@@ -164,6 +164,34 @@ fn a_cut_and_regrown_file_shows_zeroes_behind_the_cut() {
     });
 }
 
+/// Rule C10.
+#[test]
+fn a_cut_leaves_zeroes_behind_it_on_the_device() {
+    let (device, bed) = recorded();
+    let file = bed.create("a");
+    write(&*file, 0, &[7; 10_000]);
+    file.fsync(false).unwrap();
+    let extents = file.fiemap(range(4096, 4096), true).unwrap();
+    let block = extents[0].physical.unwrap();
+    let start = device.point();
+    let set = SetAttr {
+        size: Some(5_000),
+        ..SetAttr::default()
+    };
+    bed.fs.setattr(file.ino(), &set).unwrap();
+    bed.fs.sync().unwrap();
+    replay(&device, start, |bed, _| {
+        let mut bytes = [0; 4096];
+        bed.device.read_at(block, &mut bytes).unwrap();
+        let rest = &bytes[5_000 - 4_096..];
+        let size = bed.fs.lookup(bed.fs.root(), b"a").unwrap().size;
+        assert!(
+            size == 10_000 || rest.iter().all(|b| *b == 0),
+            "old bytes behind the cut"
+        );
+    });
+}
+
 #[test]
 fn both_sides_of_a_clone_keep_what_was_synced() {
     let (device, bed) = recorded();
