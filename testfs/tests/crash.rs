@@ -3,7 +3,6 @@
 //! Each test of a rule fails with that rule off.
 
 #![cfg(not(any(iomap_shuttle, iomap_loom)))]
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 use iomap_core::vfs::{Fallocate, IoFlags, RenameMode};
 use testfs::crash::op::{HELD, Op};
