@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::rows::ROWS;
+use super::rows::rows;
 use super::table::Proof;
 use crate::source::{self, Source};
 
@@ -24,7 +24,7 @@ fn findings(sources: &[Source]) -> Vec<String> {
         .collect();
     let mut findings = Vec::new();
     let mut seen = BTreeSet::new();
-    for row in ROWS {
+    for row in rows() {
         let rule = row.rule;
         if !seen.insert(rule) {
             findings.push(format!("mutate: {rule} has two rows"));
