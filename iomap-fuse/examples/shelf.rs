@@ -265,6 +265,9 @@ impl Drop for Book {
 // ANCHOR_END: truncate
 
 // ANCHOR: shelf
+/// What keeps a book with a name, and how one without is found.
+type Known = (Option<Arc<Book>>, Weak<Book>);
+
 /// A mounted shelf.
 struct Shelf {
     table: Arc<Table>,
@@ -272,7 +275,7 @@ struct Shelf {
     counters: Arc<Counters>,
     taken: Arc<AtomicU64>,
     /// By place: books with a name are kept, others only known while somebody uses them.
-    books: Mutex<Vec<(Option<Arc<Book>>, Weak<Book>)>>,
+    books: Mutex<Vec<Known>>,
     /// Of the next book.
     generation: AtomicU64,
     /// All books belong to whoever mounted.
