@@ -79,3 +79,23 @@ fn the_reference_names_every_mount_option_that_means_something() {
         assert!(text.contains(&format!("`{option}")), "docs: {option}");
     }
 }
+
+/// The book is not built by the tests, so a part of a program that it shows could go away unseen.
+#[test]
+fn every_part_of_a_program_that_the_book_shows_is_there() {
+    let docs = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs"));
+    let text = std::fs::read_to_string(docs.join("your-own.md")).unwrap();
+    let includes = text.split("{{#include ").skip(1);
+    let mut shown = 0;
+    for include in includes.map(|rest| rest.split("}}").next().unwrap()) {
+        let (path, anchor) = include.split_once(':').unwrap();
+        let program = std::fs::read_to_string(docs.join(path)).unwrap();
+        for mark in ["ANCHOR", "ANCHOR_END"] {
+            let line = format!("// {mark}: {anchor}");
+            let found = program.lines().filter(|l| l.trim() == line).count();
+            assert_eq!(found, 1, "{path}: {line}");
+        }
+        shown += 1;
+    }
+    assert!(shown > 5, "{shown}");
+}

@@ -93,7 +93,8 @@ fn mount(job: &Job, image: &mut Image) -> Result<Mount, MountError> {
 
 /// Why there is no mount, and what can be done.
 fn refused(error: &MountError) -> Failure {
-    let failure = Failure::new(error.to_string()).code(code::FAILED);
+    // The words of fusermount3 come with the ends of their lines.
+    let failure = Failure::new(error.to_string().trim_end()).code(code::FAILED);
     match error {
         MountError::NoFuse(error) if error.kind() == std::io::ErrorKind::NotFound => {
             failure.hint("the kernel has no FUSE, or its module is not loaded: modprobe fuse")
