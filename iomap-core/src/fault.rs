@@ -75,11 +75,18 @@ impl<B: WritebackOps> FaultHandler for PageFaults<B> {
     ) -> Result<(), FaultError> {
         fault(&*self.0, range, page, access)
     }
+
+    fn reaches(&self, page: PageIndex) -> bool {
+        is_in_file(self.0.inode(), page)
+    }
 }
 
 /// How often a fault starts again before it gives up. Each time somebody else has taken the folio
 /// away or holds it: a system in which this happens so often has no memory to work with.
 const TRIES: u32 = 4096;
+
+/// How often memory that ran out, after a bounded wait each time, is asked for again.
+const HOPE: u32 = 32;
 
 /// What became of one attempt.
 enum Attempt {
@@ -89,6 +96,8 @@ enum Attempt {
     Missing,
     /// It is being written, and must not change meanwhile.
     Busy(FolioRef),
+    /// Its memory cannot be shown in this mapping yet, because somebody else refers to it.
+    Elsewhere(FolioRef),
     /// The backend put the folio off.
     Again,
 }
@@ -124,7 +133,7 @@ pub fn fault<B: WritebackOps + ?Sized>(
     } else {
         inode.counters().count(Event::read_faults);
     }
-    for _ in 0..TRIES {
+    for tries in 0..TRIES {
         let attempt = {
             let _invalidate = inode.invalidate_lock().read();
             if page.pos() >= inode.size() {
@@ -138,8 +147,13 @@ pub fn fault<B: WritebackOps + ?Sized>(
         };
         match attempt {
             Attempt::Done => return Ok(()),
-            Attempt::Missing => read::fetch_page(backend, page)?,
+            Attempt::Missing => match read::fetch_page(backend, page) {
+                // A program can be told no, but not to try again later.
+                Err(FsError::NoMemory) if tries < HOPE => crate::sync::thread::yield_now(),
+                result => result?,
+            },
             Attempt::Busy(folio) => wait::for_folio(backend, &folio, true),
+            Attempt::Elsewhere(folio) => wait_for_others(backend, folio, tries)?,
             Attempt::Again => crate::sync::thread::yield_now(),
         }
     }
@@ -149,6 +163,9 @@ pub fn fault<B: WritebackOps + ?Sized>(
     };
     Err(FsError::from(error).into())
 }
+
+/// log2 of the pages a read fault shows at most.
+const AROUND: u32 = 4;
 
 /// One attempt at a read fault: the pages of the folio around `page` that are up to date.
 fn show_for_reading(
@@ -166,8 +183,10 @@ fn show_for_reading(
         return Ok(Attempt::Missing);
     }
     let around = if folio.is_uptodate() {
-        // Faulting around: what is there and inside the file costs nothing more.
-        folio.index()..folio.end_index().min(inode.size().page_up())
+        // Faulting around: what is there and inside the file costs little more.
+        let first = page.align_down(AROUND).max(folio.index());
+        let end = folio.end_index().min(inode.size().page_up());
+        first..page.align_down(AROUND).plus(1 << AROUND).min(end)
     } else {
         page..page.plus(1)
     };
@@ -313,12 +332,43 @@ fn show(
 ) -> Result<Attempt, FaultError> {
     folio.mark_accessed();
     folio.clear_dropbehind();
+    if let Some(memory) = range.memory()
+        && !folio.move_to(memory)
+    {
+        return Ok(Attempt::Elsewhere(FolioRef::clone(folio)));
+    }
     folio.set_mapped(true);
     let at = pages.start;
     let frames = Frames::of_folio(folio, pages);
     // Unmapped meanwhile: the access that faulted finds that out by itself.
     let _gone = inode.cache().mappings().map(range, at, &frames, writable)?;
     Ok(Attempt::Done)
+}
+
+/// How often a fault looks for the others to be gone before it has the file synced: a journal refers
+/// to the folios of a transaction until it is committed.
+const PATIENCE: u32 = 64;
+
+/// The folio cannot move: waits for what keeps it where it is.
+fn wait_for_others<B: WritebackOps + ?Sized>(
+    backend: &B,
+    folio: FolioRef,
+    tries: u32,
+) -> Result<()> {
+    wait::for_folio(backend, &folio, true);
+    let range = folio.range();
+    // Our own reference would keep it, too.
+    drop(folio);
+    if tries < PATIENCE {
+        crate::sync::thread::yield_now();
+        return Ok(());
+    }
+    if tries.is_multiple_of(PATIENCE) {
+        crate::fsync::fsync(backend, range, false)?;
+    }
+    // A folio that is freed tells; other references go silently.
+    backend.inode().cache().pool().wait_freeable();
+    Ok(())
 }
 
 /// Whether some byte of the page lies in the file. Asked with the folio locked.

@@ -19,8 +19,11 @@
 //! ```
 
 mod durable;
+mod map;
 
 use std::sync::Arc;
+
+use map::is_shown;
 
 use crate::dax_io;
 use crate::direct::{self, DirectFlags, DirectOutcome, WriteLock};
@@ -95,6 +98,9 @@ impl<B: DirectOps> File<B> {
         if to.is_empty() {
             return Ok(0);
         }
+        if is_shown(to) {
+            return self.read_shown(pos, to, flags);
+        }
         if self.is_dax() {
             self.read_dax(pos, to, flags)
         } else if self.is_direct(flags) {
@@ -108,14 +114,6 @@ impl<B: DirectOps> File<B> {
     #[must_use]
     pub fn is_dax(&self) -> bool {
         self.inode().dax().is_some()
-    }
-
-    /// A read of a DAX file: there is no cache to go around.
-    fn read_dax(&self, pos: FilePos, to: &mut [u8], flags: IoFlags) -> Result<usize> {
-        let nowait = flags.contains(IoFlags::NOWAIT);
-        let _shared = self.lock_shared(nowait)?;
-        // No larger than the slice.
-        dax_io::read(&*self.backend, pos, to, nowait).map(|done| done as usize)
     }
 
     /// Whether an I/O with these flags goes around the cache. A DAX file has none.
@@ -190,6 +188,9 @@ impl<B: DirectOps> File<B> {
         }
         if from.is_empty() {
             return Ok(0);
+        }
+        if is_shown(from) {
+            return self.write_shown(pos, from, flags);
         }
         let written = if self.is_direct(flags) {
             self.write_direct(pos, from, flags)?

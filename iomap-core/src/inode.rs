@@ -143,7 +143,14 @@ impl Inode {
     /// the file calls it while its submitter holds the inode lock.
     #[inline]
     pub fn set_size(&self, size: FilePos) {
+        let old = self.size();
         self.size.store(size.bytes(), Ordering::Release);
+        if size > old && !self.cache.mappings().is_empty() {
+            // Pages past the old end may be refused in page tables. Who refuses one looks at the
+            // size again afterwards.
+            let pages = old.page_up()..size.page_up();
+            self.cache.mappings().unmap(&pages);
+        }
     }
 
     /// Where metadata of the file system begins that lies beyond the end of the file, as the hashes

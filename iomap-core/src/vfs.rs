@@ -15,7 +15,8 @@ use std::sync::Arc;
 
 use crate::error::{FsError, Result, SeekError};
 use crate::fiemap::Extent;
-use crate::mmap::FaultHandler;
+use crate::mmap::real::Mapping;
+use crate::mmap::{FaultHandler, Prot};
 use crate::seek::Whence;
 use crate::stats::Snapshot;
 use crate::units::{FilePos, FileRange};
@@ -464,6 +465,17 @@ pub trait OpenFile: Send + Sync {
     fn clone_range(&self, range: FileRange, to: &dyn OpenFile, at: FilePos) -> Result<()> {
         let _ = (range, to, at);
         Err(FsError::Unsupported("reflink"))
+    }
+
+    /// Maps the pages that `range` touches into the program. See
+    /// [`File::mmap`](crate::file::File::mmap).
+    ///
+    /// # Errors
+    ///
+    /// `EACCES`, `EINVAL`, `EOPNOTSUPP`.
+    fn mmap(&self, range: FileRange, prot: Prot, shared: bool) -> Result<Mapping> {
+        let _ = (range, prot, shared);
+        Err(FsError::Unsupported("memory mappings"))
     }
 
     /// Whether its bytes change without being written: then no mount caches them.

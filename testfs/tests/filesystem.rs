@@ -9,6 +9,8 @@ mod fs {
     mod dax;
     mod direct;
     mod faults;
+    #[cfg(target_os = "linux")]
+    mod mmap;
     mod model;
     mod names;
     mod nowait;

@@ -20,6 +20,8 @@ const UNSAFE_FILES: &[&str] = &[
     "iomap-core/src/folio/bytes.rs",
     "iomap-core/src/folio/arena.rs",
     "iomap-core/src/folio/state_ptr.rs",
+    "iomap-core/src/folio/foreign.rs",
+    "iomap-core/src/mmap/real/*",
     "iomap-core/src/device/bio.rs",
     "iomap-core/src/device/bytes.rs",
     "iomap-core/src/direct/buffer.rs",

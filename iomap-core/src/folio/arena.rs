@@ -130,6 +130,10 @@ unsafe impl Zeroed for super::meta::Folio {}
 // SAFETY: atomics of integers.
 unsafe impl Zeroed for super::index::Node {}
 
+#[cfg(not(any(iomap_shuttle, iomap_loom)))]
+// SAFETY: an atomic integer.
+unsafe impl Zeroed for super::foreign::Place {}
+
 /// A table of `T` at fixed places, all zero at first.
 #[cfg(not(any(iomap_shuttle, iomap_loom)))]
 pub(crate) struct Table<T: Zeroed> {

@@ -160,6 +160,11 @@ impl SharedBytes {
         Self { ptr, len }
     }
 
+    /// The address, for [`with_exposed_provenance`](std::ptr::with_exposed_provenance).
+    pub(super) fn expose(&self) -> usize {
+        self.ptr.as_ptr().expose_provenance()
+    }
+
     /// Copies `src` to `offset`. Panics if it does not fit.
     #[inline]
     pub(super) fn write(&self, offset: usize, src: &[u8]) {

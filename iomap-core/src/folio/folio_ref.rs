@@ -58,6 +58,9 @@ impl FolioRef {
 
     #[inline]
     pub(super) fn bytes(&self) -> SharedBytes {
+        if self.has(flag::MOVED) {
+            return self.pool.moved().bytes(self.id, self.len());
+        }
         self.pool.data().bytes(self.meta().pfn(), 1 << self.order())
     }
 

@@ -40,6 +40,8 @@ pub mod flag {
     pub const ON_LIST: u32 = 1 << 10;
     /// On the main list rather than the probation list.
     pub const MAIN: u32 = 1 << 11;
+    /// Its bytes lie in the memory file of its inode.
+    pub const MOVED: u32 = 1 << 14;
     /// How often it was used again since it came to its list, saturating: two bits.
     pub const USED_SHIFT: u32 = 12;
     /// The mask of the use count.

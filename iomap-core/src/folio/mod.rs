@@ -17,6 +17,7 @@
 //! | `state_ptr` | who may look at them |
 //! | [`wait`] | sleeping for a folio, and driving the device meanwhile |
 //! | [`pool`] | allocation, accounting, the life of a pool |
+//! | `foreign` | folio memory that a program's page tables can show |
 //! | `frames` | pages of a folio in the page tables of memory mappings |
 //! | `index` | the radix tree of a page cache: page numbers to folio ids, with marks |
 //! | `registry` | what a folio leads back to: the index and the owner of its cache |
@@ -43,6 +44,7 @@ mod arena;
 mod buddy;
 pub mod bytes;
 mod folio_ref;
+mod foreign;
 mod frames;
 #[doc(hidden)]
 pub mod header;
@@ -63,6 +65,7 @@ pub mod wait;
 
 pub use buddy::MAX_ORDER;
 pub use folio_ref::FolioRef;
+pub use foreign::FileMemory;
 pub(crate) use frames::FolioPages;
 pub use index::Mark;
 pub(crate) use index::{IndexGuard, InsertError};

@@ -17,11 +17,12 @@ impl LockedFolio {
     ///
     /// # Errors
     ///
-    /// The folio as it was, if it is as small as it may be, in no cache, under writeback, mapped,
+    /// The folio as it was, if it is as small as it may be, in no cache, under writeback, mapped, moved to a memory file,
     /// has private state, or is referred to by anybody but its cache and the caller.
     pub(crate) fn halve(mut self, min_order: u32) -> Result<(Self, Self), Self> {
         let order = self.order();
-        let fixed = self.is_writeback() || self.is_mapped() || self.has_private();
+        let moved = self.meta().header.flags() & flag::MOVED != 0;
+        let fixed = self.is_writeback() || self.is_mapped() || self.has_private() || moved;
         if order <= min_order || fixed || self.meta().cache() == 0 {
             return Err(self);
         }

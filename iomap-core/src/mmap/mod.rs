@@ -12,6 +12,7 @@
 //! | [`range`](MappedRange) | one range of a file in one address space |
 //! | [`frames`](Frames) | the memory behind pages |
 //! | [`reverse`](ReverseMap) | from pages of a file to the ranges that show them |
+//! | `real` | a program's own loads and stores |
 //! | [`soft`] | loads, stores and pins as steps of a program |
 //!
 //! # What holds
@@ -32,6 +33,7 @@
 
 mod frames;
 mod range;
+pub mod real;
 mod reverse;
 pub mod soft;
 
@@ -46,6 +48,7 @@ use crate::error::{FaultError, Result};
 use crate::page_cache::PageCache;
 use crate::units::PageIndex;
 
+pub use crate::folio::FileMemory;
 pub use frames::{FrameMemory, Frames};
 pub use range::{Access, MapOptions, MappedRange, MappingId, Prot};
 pub use reverse::{Gone, ReverseMap};
@@ -69,6 +72,17 @@ pub trait Mmu: Send + Sync + fmt::Debug {
 
     /// Takes the pages away. On return nothing reaches them without a fault.
     fn unmap(&self, pages: Range<PageIndex>);
+
+    /// The memory in which folios must lie to be shown. `None`: they may lie anywhere.
+    fn memory(&self) -> Option<&Arc<FileMemory>> {
+        None
+    }
+
+    /// Has the accesses to a page raise the signal, until it is unmapped. Called with the reverse
+    /// map locked exclusively: nobody shows the page meanwhile.
+    fn refuse(&self, page: PageIndex) {
+        let _ = page;
+    }
 }
 
 /// Who resolves the faults of a mapping of one file.
@@ -90,6 +104,12 @@ pub trait FaultHandler: Send + Sync {
         page: PageIndex,
         access: Access,
     ) -> Result<(), FaultError>;
+
+    /// Whether the file has a byte in `page`, at this moment.
+    fn reaches(&self, page: PageIndex) -> bool {
+        let _ = page;
+        true
+    }
 }
 
 /// The pages that lie in both.

@@ -6,7 +6,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::Mmu;
+use super::{FileMemory, Mmu};
 use crate::units::PageIndex;
 
 bitflags::bitflags! {
@@ -139,6 +139,12 @@ impl MappedRange {
     #[must_use]
     pub const fn is_synchronous(&self) -> bool {
         self.options.contains(MapOptions::SYNC)
+    }
+
+    /// The memory in which folios must lie to be shown. See [`Mmu::memory`].
+    #[must_use]
+    pub fn memory(&self) -> Option<&Arc<FileMemory>> {
+        self.mmu.memory()
     }
 
     /// The page table.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use super::{Frames, MappedRange, MappingId, Prot, intersect};
 use crate::error::Result;
+use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{Rank, RwLock};
 use crate::units::PageIndex;
 
@@ -22,26 +23,31 @@ pub struct Gone;
 /// Every walk costs as much as the file has mappings.
 pub struct ReverseMap {
     ranges: RwLock<Vec<Arc<MappedRange>>>,
+    /// How many. Stored with the list locked, `Relaxed`: who has to be certain takes the lock.
+    count: AtomicUsize,
 }
 
 impl ReverseMap {
     pub(crate) fn new() -> Self {
         Self {
             ranges: RwLock::new(Rank::ReverseMap, 0, Vec::new()),
+            count: AtomicUsize::new(0),
         }
     }
 
     /// Whether no mapping shows anything of the file.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.ranges.read().is_empty()
+        self.count.load(Ordering::Relaxed) == 0
     }
 
     // ---- ranges
 
     /// Adds a mapping. Its pages come with faults.
     pub fn insert(&self, range: Arc<MappedRange>) {
-        self.ranges.write().push(range);
+        let mut ranges = self.ranges.write();
+        ranges.push(range);
+        self.count.store(ranges.len(), Ordering::Relaxed);
     }
 
     /// The range that shows `page` in a mapping.
@@ -90,10 +96,20 @@ impl ReverseMap {
                 }
             }
         }
+        self.count.store(kept.len(), Ordering::Relaxed);
         *ranges = kept;
         drop(ranges);
         // The last owner of a page table may be here: not under the lock.
         drop(old);
+    }
+
+    /// Has the accesses to `page` in `range` raise the signal, until the page is unmapped. Nothing
+    /// if the range is gone.
+    pub fn refuse(&self, range: &Arc<MappedRange>, page: PageIndex) {
+        let ranges = self.ranges.write();
+        if ranges.iter().any(|known| Arc::ptr_eq(known, range)) && range.contains(page) {
+            range.mmu().refuse(page);
+        }
     }
 
     // ---- pages

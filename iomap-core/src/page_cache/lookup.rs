@@ -265,6 +265,10 @@ impl PageCache {
         self.core.insert(pool, &mut guard, self.id, what)?;
         drop(guard);
         pool.list_folio(&folio);
+        if let Some(memory) = self.memory.get() {
+            // Where that is not possible now, a fault does it.
+            let _moved = folio.move_to(memory);
+        }
         Ok(folio)
     }
 

@@ -79,13 +79,13 @@ pub mod truncate;
 mod tests;
 
 use std::fmt;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use crate::device::BlockDevice;
 use crate::error::Errno;
 use crate::folio::registry::CacheCore;
 use crate::folio::{FolioRef, IndexGuard, Pool, PoolHandle};
-use crate::mmap::ReverseMap;
+use crate::mmap::{FileMemory, ReverseMap};
 use crate::units::{BlockBits, PAGE_SHIFT, PageIndex};
 
 pub use crate::folio::{CacheOwner, Mark};
@@ -104,6 +104,8 @@ pub struct PageCache {
     key: u64,
     device: Arc<dyn BlockDevice>,
     errors: ErrorSequence,
+    /// Where folios lie once the file is mapped by a program.
+    memory: OnceLock<Arc<FileMemory>>,
     /// Last, so that the pool outlives the rest.
     pool: PoolHandle,
 }
@@ -129,6 +131,7 @@ impl PageCache {
             key,
             device,
             errors: ErrorSequence::new(),
+            memory: OnceLock::new(),
             pool,
         }
     }
@@ -152,6 +155,20 @@ impl PageCache {
     #[must_use]
     pub fn mappings(&self) -> &ReverseMap {
         self.core.mappings()
+    }
+
+    /// The memory in which the folios of a mapped file lie; made when it is asked for first. New
+    /// folios lie there from then on, as far as it reaches; others move when a fault needs them.
+    ///
+    /// # Errors
+    ///
+    /// No descriptor or no memory left.
+    pub fn file_memory(&self) -> crate::error::Result<&Arc<FileMemory>> {
+        if let Some(memory) = self.memory.get() {
+            return Ok(memory);
+        }
+        let memory = FileMemory::new()?;
+        Ok(self.memory.get_or_init(|| memory))
     }
 
     /// The pool its folios come from.

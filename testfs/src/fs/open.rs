@@ -9,7 +9,8 @@ use iomap_core::error::{Errno, FaultError, Result, SeekError};
 use iomap_core::fault::fault;
 use iomap_core::fiemap::Extent;
 use iomap_core::file::File;
-use iomap_core::mmap::{Access, FaultHandler, MappedRange};
+use iomap_core::mmap::real::Mapping;
+use iomap_core::mmap::{Access, FaultHandler, MappedRange, Prot};
 use iomap_core::page_cache::PageCache;
 use iomap_core::seek::Whence;
 use iomap_core::units::{FilePos, FileRange, PageIndex};
@@ -23,14 +24,14 @@ use super::table::InodeRef;
 pub(super) struct OpenHandle {
     file: File<TestInode>,
     /// Keeps the inode, also without a name. Last: dropping it may delete the file.
-    used: InodeRef,
+    used: Arc<InodeRef>,
 }
 
 impl OpenHandle {
     pub(super) fn new(used: InodeRef, flags: OpenFlags) -> Self {
         Self {
             file: File::new(used.inode().clone(), flags),
-            used,
+            used: Arc::new(used),
         }
     }
 
@@ -96,6 +97,12 @@ impl OpenFile for OpenHandle {
             self.used.leave_inline()?;
         }
         Ok(self)
+    }
+
+    fn mmap(&self, range: FileRange, prot: Prot, shared: bool) -> Result<Mapping> {
+        let mapping = self.file.mmap(range, prot, shared)?;
+        // As an open file: an inode without a name stays until the mapping has gone.
+        Ok(mapping.keeping(self.used.clone()))
     }
 
     fn as_any(&self) -> &dyn Any {

@@ -137,6 +137,9 @@ impl Pool {
         if flags & flag::ON_LIST != 0 {
             self.lists.lock().remove(self, id);
         }
+        if flags & flag::MOVED != 0 {
+            self.moved.forget(id);
+        }
         let order = meta.order();
         let mut arena = self.arena.lock();
         arena.buddy.free(meta.pfn(), order);
@@ -159,7 +162,7 @@ impl Pool {
     }
 
     /// Sleeps until something was freed, or for a moment.
-    pub(in crate::folio) fn wait_freeable(&self) {
+    pub(crate) fn wait_freeable(&self) {
         if cfg!(any(iomap_shuttle, iomap_loom)) {
             crate::sync::thread::yield_now();
             return;

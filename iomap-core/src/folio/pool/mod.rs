@@ -26,6 +26,7 @@ use alloc::Arena;
 use super::arena::{Data, Table};
 use super::buddy::MAX_ORDER;
 use super::folio_ref::FolioRef;
+use super::foreign::Moved;
 use super::index::{IndexGuard, MAX_HEIGHT, Node};
 use super::locked::LockedFolio;
 use super::meta::Folio;
@@ -144,6 +145,8 @@ pub struct Pool {
     folios: Table<Folio>,
     nodes: Table<Node>,
     caches: CacheTable,
+    /// Folios whose bytes lie elsewhere.
+    moved: Moved,
     arena: Apart<Mutex<Arena>>,
     lists: Apart<Mutex<Lists>>,
     /// Advances with the pages that come in: see [`reclaim`](super::reclaim). A hint, relaxed.
@@ -194,6 +197,7 @@ impl Pool {
             folios: Table::new(pages + 1)?,
             nodes: Table::new(nodes.min(1 << 30))?,
             caches: CacheTable::new(),
+            moved: Moved::new(pages + 1)?,
             arena: Apart(Mutex::new(Rank::FolioArena, Arena::new(pages))),
             lists: Apart(Mutex::new(Rank::ReclaimList, Lists::default())),
             epoch: AtomicU32::new(0),
@@ -284,6 +288,10 @@ impl Pool {
     #[inline]
     pub(crate) fn folio(&self, id: u32) -> &'static Folio {
         self.folios.get(id)
+    }
+
+    pub(super) fn moved(&self) -> &Moved {
+        &self.moved
     }
 
     pub(super) fn waits(&self) -> &WaitTable {
