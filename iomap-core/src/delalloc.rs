@@ -16,14 +16,15 @@ use crate::mutation::{self, Rule};
 use crate::ops::MapOps;
 use crate::units::{FilePos, FileRange};
 
-/// Releases the reservations of the blocks of `range` that hold no dirty data; of a block that is
-/// partly outside of `range` only if it begins inside.
+/// Releases the reservations of the blocks of `range` that hold no dirty data.
 ///
-/// `iomap` is the mapping the failed write was given.
+/// `iomap` is the mapping the failed write was given, with reservations of its own. The block that
+/// `range` begins in belongs to it: if bytes before `range` were written there, it is dirty.
 pub fn release_unwritten<B: MapOps + ?Sized>(backend: &B, range: FileRange, iomap: &Iomap) {
     let inode = backend.inode();
     let bits = inode.block_bits();
-    let range = FileRange::between(range.start().round_up(bits), range.end().round_up(bits));
+    let start = range.start().round_down(bits).max(iomap.range.start());
+    let range = FileRange::between(start, range.end().round_up(bits));
     if range.is_empty() {
         return;
     }

@@ -10,6 +10,7 @@
 //! | [`model`] | the reference: what a file system must look like |
 //! | [`torture`] | all operations mixed, from many threads, against the model |
 //! | [`crash`] | every power cut of a workload, replayed and judged |
+//! | [`faults`] | each thing fails in turn, and everything balances |
 //! | [`run`] | the demonstration: every path, verified and measured |
 //! | [`cli`] | the program `testfs` |
 //!
@@ -20,6 +21,7 @@ pub mod check;
 pub mod cli;
 pub mod crash;
 pub mod device;
+pub mod faults;
 pub mod format;
 pub mod fs;
 pub mod meta;

@@ -143,6 +143,11 @@ fn testfs(effort: Effort) -> Counts {
         Effort::Long => "1000000",
     };
     counts += testfs_step("crash", &["crash", "--states", states]).check();
+    if effort == Effort::Long {
+        let args = ["test", "--package", "testfs", "--test", "faults"];
+        let ignored = [&args[..], &["--", "--ignored"]].concat();
+        counts += Step::cargo("testfs faults, every one", &ignored).tests();
+    }
     counts
 }
 

@@ -270,6 +270,13 @@ impl Pool {
         nowait: bool,
         device: &dyn BlockDevice,
     ) -> Result<LockedFolio> {
+        if self.refuses() {
+            return Err(if nowait {
+                FsError::WouldBlock
+            } else {
+                FsError::NoMemory
+            });
+        }
         if let Some(folio) = self.take_from_budget(order) {
             return Ok(folio);
         }

@@ -186,7 +186,12 @@ fn beds() -> Result<[Bed; BEDS], String> {
     Ok([bed(1 << 20, 1024)?, bed(2 << 20, 4096)?])
 }
 
-fn pool() -> Result<PoolHandle, String> {
+/// Memory for the small file systems of a run.
+///
+/// # Errors
+///
+/// In words: there is none.
+pub fn pool() -> Result<PoolHandle, String> {
     let config = PoolConfig {
         huge_pages: false,
         ..PoolConfig::with_budget(8 << 20)

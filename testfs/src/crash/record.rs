@@ -94,6 +94,12 @@ impl Bed {
         })
     }
 
+    /// What the device holds.
+    #[must_use]
+    pub const fn image(&self) -> &Image {
+        &self.image
+    }
+
     /// Runs `ops` and records them. With a seed, requests are in flight together and complete in an
     /// order drawn from it; else each completes at once.
     ///
@@ -111,11 +117,7 @@ impl Bed {
         let device = Arc::new(RecordingDevice::with_base(inner, Vec::new()));
         let fs = mount(Arc::clone(&device) as Arc<dyn BlockDevice>, pool)
             .map_err(|error| format!("mount: {error}"))?;
-        let mut pair = Pair {
-            test: Side::new(fs),
-            model: Side::new(MemFs::new()),
-        };
-        first(&mut pair.model).map_err(|error| format!("reference: {error}"))?;
+        let mut pair = Pair::new(fs)?;
         let mut history = History::new(pair.snapshot()?);
         for (n, op) in (1..).zip(ops) {
             let (ino, size) = subject(&pair.test, *op);
@@ -151,7 +153,7 @@ fn first(side: &mut Side) -> Result<()> {
 }
 
 /// Mounts without threads that act on their own.
-fn mount(device: Arc<dyn BlockDevice>, pool: &PoolHandle) -> Result<Arc<TestFs>> {
+pub(crate) fn mount(device: Arc<dyn BlockDevice>, pool: &PoolHandle) -> Result<Arc<TestFs>> {
     let options = MountOptions {
         pool: Some(pool.clone()),
         commit_interval: None,
@@ -162,12 +164,22 @@ fn mount(device: Arc<dyn BlockDevice>, pool: &PoolHandle) -> Result<Arc<TestFs>>
 }
 
 /// The file system under test and the reference, which do the same.
-struct Pair {
-    test: Side,
-    model: Side,
+pub(crate) struct Pair {
+    pub(crate) test: Side,
+    pub(crate) model: Side,
 }
 
 impl Pair {
+    /// `fs` is the start of every workload; so is the reference.
+    pub(crate) fn new(fs: Arc<dyn Vfs>) -> std::result::Result<Self, String> {
+        let mut pair = Self {
+            test: Side::new(fs),
+            model: Side::new(MemFs::new()),
+        };
+        first(&mut pair.model).map_err(|error| format!("reference: {error}"))?;
+        Ok(pair)
+    }
+
     /// Does an operation to the file system, and if that does it to the reference as well. Returns
     /// whether it went well. What one file system refuses another may do: that is for `torture`.
     fn run(&mut self, n: usize, op: Op) -> std::result::Result<bool, String> {
@@ -187,14 +199,20 @@ impl Pair {
     }
 
     /// What the reference has, by the inode numbers of the file system under test.
-    fn snapshot(&self) -> std::result::Result<Snapshot, String> {
+    ///
+    /// A name that only the reference has, after an operation that failed halfway, has none.
+    pub(crate) fn snapshot(&self) -> std::result::Result<Snapshot, String> {
         let test = &*self.test.fs;
         let mut number = |path: &[u8], _| {
             let names = path.split(|b| *b == b'/');
             let ino = names.into_iter().try_fold(test.root(), |dir, name| {
                 test.lookup(dir, name).map(|attr| attr.ino)
-            })?;
-            Ok(ino.0)
+            });
+            match ino {
+                Ok(ino) => Ok(ino.0),
+                Err(error) if error.errno() == Errno::NOENT => Ok(u64::MAX),
+                Err(error) => Err(error),
+            }
         };
         let mut taken = || -> Result<Snapshot> {
             let mut found = snapshot(&*self.model.fs, &mut number)?;

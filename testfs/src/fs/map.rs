@@ -65,6 +65,9 @@ impl MapOps for TestInode {
         if inline && finished.intent.is_write() && finished.done > 0 {
             self.pending.lock().inline = true;
         }
+        if matches!(finished.intent, Intent::Zero | Intent::Unshare) {
+            self.release_unused(finished);
+        }
         Ok(())
     }
 
@@ -88,6 +91,26 @@ impl MapOps for TestInode {
 }
 
 impl TestInode {
+    /// Takes back what zeroing or unsharing was promised and did not come to. The inode lock is held
+    /// exclusively: nobody else makes data dirty there.
+    fn release_unused(&self, finished: &Finished<'_>) {
+        let (iomap, bits) = (finished.iomap, self.volume.bits);
+        let promised =
+            matches!(iomap.kind, MapKind::Delalloc) && iomap.flags.contains(FsFlags::NEW);
+        if !promised || finished.done == finished.range.len() {
+            return;
+        }
+        let mut rest = self.blocks_of(finished.range.skip(finished.done).round_out(bits));
+        while !rest.is_empty() {
+            let block = BlockRange::at(rest.start(), 1);
+            let bytes = self.bytes_of(block);
+            if !self.core.cache().has_dirty(bytes) {
+                self.release_delalloc(bytes, iomap);
+            }
+            rest = BlockRange::between(block.end(), rest.end());
+        }
+    }
+
     /// The end of the largest file: every block of it lies below the largest position.
     pub(super) fn check_size(&self, end: FilePos) -> Result<()> {
         if end > FilePos::MAX.round_down(self.volume.bits) {

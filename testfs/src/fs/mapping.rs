@@ -58,7 +58,7 @@ pub(super) enum Place {
         start: DiskBlock,
         /// They read as zeroes.
         unwritten: bool,
-        /// Another file has them too.
+        /// Another file has them too, or a copy of them is being made.
         shared: bool,
     },
 }
@@ -72,12 +72,15 @@ impl Mapping {
                 start,
                 unwritten,
                 shared,
-            } => Place::Mapped {
-                range,
-                start: start.plus(block.since(extent.range.start())),
-                unwritten,
-                shared,
-            },
+            } => {
+                let (range, shared) = self.sharing(range, shared);
+                Place::Mapped {
+                    range,
+                    start: start.plus(block.since(extent.range.start())),
+                    unwritten,
+                    shared,
+                }
+            }
             ExtentState::Hole => match self.delalloc.at(block) {
                 Some(run) => Place::Delalloc(run.intersect(range)),
                 None => {
@@ -85,6 +88,22 @@ impl Mapping {
                     Place::Hole(range.intersect(BlockRange::between(block, end)))
                 }
             },
+        }
+    }
+
+    /// The start of `range` that is to be copied before it is written, or is not. A copy that was
+    /// promised or has its blocks is made, though the other owner may be gone by now.
+    fn sharing(&self, range: BlockRange, shared: bool) -> (BlockRange, bool) {
+        if shared {
+            return (range, true);
+        }
+        match self.copy_at(range.start()) {
+            Some(copy) => (range.intersect(copy.range()), true),
+            None => {
+                let end = self.next_copy(range.start());
+                let before = BlockRange::between(range.start(), end);
+                (range.intersect(before), false)
+            }
         }
     }
 
@@ -111,6 +130,16 @@ impl Mapping {
     /// Blocks promised to the file.
     pub(super) const fn promised_blocks(&self) -> u64 {
         self.delalloc.len() + self.copying.len()
+    }
+
+    /// The promised blocks, run by run.
+    pub(super) fn promised_runs(&self) -> impl Iterator<Item = BlockRange> + '_ {
+        self.delalloc.runs().chain(self.copying.runs())
+    }
+
+    /// Blocks of copies on their way.
+    pub(super) fn granted_blocks(&self) -> u64 {
+        self.grants.values().map(|grant| grant.run().len).sum()
     }
 
     /// The reservation behind the promises.

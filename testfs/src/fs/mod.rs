@@ -29,6 +29,7 @@
 mod attr;
 mod autocommit;
 mod dax;
+mod balance;
 mod direct;
 mod fallocate;
 mod inline;

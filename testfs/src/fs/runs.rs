@@ -21,6 +21,12 @@ impl Runs {
         self.len
     }
 
+    /// The runs, in order.
+    pub(super) fn runs(&self) -> impl Iterator<Item = BlockRange> + '_ {
+        let run = |(start, len): (&FileBlock, &u64)| BlockRange::at(*start, *len);
+        self.runs.iter().map(run)
+    }
+
     /// The blocks in the set from `block` on without a gap; `None` if it is not in the set.
     pub(super) fn at(&self, block: FileBlock) -> Option<BlockRange> {
         let (start, len) = self.runs.range(..=block).next_back()?;

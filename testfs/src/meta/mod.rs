@@ -259,6 +259,12 @@ impl Meta {
         }
     }
 
+    /// Blocks of live reservations, and of live grants.
+    #[must_use]
+    pub fn promises(&self) -> (u64, u64) {
+        self.space.promises()
+    }
+
     /// Commits if a transaction could not be sure of the blocks its nodes need.
     fn make_room(&self) -> Result<()> {
         if self.space.room_for_txn() == Room::AfterCommit {

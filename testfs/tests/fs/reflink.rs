@@ -145,6 +145,25 @@ fn unsharing_gives_storage_of_its_own() {
 }
 
 #[test]
+fn a_copy_that_was_promised_is_made_though_the_other_owner_is_gone() {
+    let bed = Bed::new(32 << 20);
+    let bytes = pattern(1, LEN);
+    let (a, b) = (bed.create("a"), bed.create("b"));
+    write(&*a, 0, &bytes);
+    a.clone_range(range(0, LEN as u64), &*b, at(0)).unwrap();
+    bed.fs.sync().unwrap();
+    write(&*a, 4096, &[9; 8192]);
+    drop(b);
+    bed.fs.unlink(bed.fs.root(), b"b").unwrap();
+    bed.fs.fsync_inode(bed.fs.root(), false).unwrap();
+    a.fsync(false).unwrap();
+    bed.fs.check_balance().unwrap();
+    let mut expected = bytes;
+    expected[4096..12_288].fill(9);
+    assert!(bed.content("a") == expected);
+}
+
+#[test]
 fn the_rules_of_the_system_call_hold() {
     let bed = Bed::new(32 << 20);
     let (a, b) = (bed.create("a"), bed.create("b"));

@@ -117,6 +117,9 @@ impl Pool {
         if order > self.config.max_order {
             return Err(FsError::Invalid("folio order above the pool's"));
         }
+        if self.refuses() {
+            return Err(FsError::NoMemory);
+        }
         if let Some(folio) = self.take_from_budget(order) {
             return Ok(folio);
         }

@@ -15,6 +15,7 @@
 //! Freeing a folio takes the two inner ones, so the last reference may be dropped in a completion.
 
 mod alloc;
+mod refusal;
 mod retired;
 
 use std::fmt;
@@ -22,6 +23,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use alloc::Arena;
+use refusal::Refusal;
 
 use super::arena::{Data, Table};
 use super::buddy::MAX_ORDER;
@@ -155,6 +157,7 @@ pub struct Pool {
     starved: Mutex<()>,
     freed: Condvar,
     pressure: Mutex<Option<Arc<dyn DirtyPressure>>>,
+    refusal: Refusal,
     counters: Apart<Counters>,
 }
 
@@ -205,6 +208,7 @@ impl Pool {
             starved: Mutex::new(Rank::Wait, ()),
             freed: Condvar::new(),
             pressure: Mutex::new(Rank::InodeState, None),
+            refusal: Refusal::new(),
             counters: Apart(Counters {
                 free: AtomicU32::new(budget_pages),
                 users: AtomicU64::new(1),
@@ -220,6 +224,25 @@ impl Pool {
     #[must_use]
     pub fn config(&self) -> &PoolConfig {
         &self.config
+    }
+
+    /// Refuses the allocation after `n` more, once; none if `None`. For tests: builds without debug
+    /// assertions do not have it.
+    #[cfg(debug_assertions)]
+    pub fn refuse_nth(&self, n: Option<u64>) {
+        self.refusal.set(n);
+    }
+
+    /// Whether the refusal asked for is still to come.
+    #[cfg(debug_assertions)]
+    #[must_use]
+    pub fn has_refusal(&self) -> bool {
+        self.refusal.is_pending()
+    }
+
+    /// Counts an allocation. Returns whether a test wants it refused.
+    pub(in crate::folio) fn refuses(&self) -> bool {
+        self.refusal.strikes()
     }
 
     /// The order of the largest folio.

@@ -216,6 +216,12 @@ impl Space {
         state.granted + state.returned.iter().map(|run| run.len).sum::<u64>()
     }
 
+    /// Blocks of live reservations, and of live grants.
+    pub(crate) fn promises(&self) -> (u64, u64) {
+        let state = self.state.lock();
+        (state.account.reserved, state.granted)
+    }
+
     /// The blocks of dropped grants; the caller puts them on the map and publishes.
     pub(crate) fn take_returned(&self) -> Vec<DiskRun> {
         let mut state = self.state.lock();
