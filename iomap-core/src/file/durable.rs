@@ -59,7 +59,7 @@ impl<B: DirectOps> File<B> {
         self.sync(FileRange::ALL, data_only)
     }
 
-    fn sync(&self, range: FileRange, data_only: bool) -> Result<()> {
+    pub(super) fn sync(&self, range: FileRange, data_only: bool) -> Result<()> {
         let synced = fsync(&*self.backend, range, data_only);
         let earlier = self.new_errors();
         synced.and(earlier)

@@ -28,8 +28,8 @@
 
 mod attr;
 mod autocommit;
-mod dax;
 mod balance;
+mod dax;
 mod direct;
 mod fallocate;
 mod inline;
