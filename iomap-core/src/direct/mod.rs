@@ -38,8 +38,19 @@ mod complete;
 mod lock;
 mod plan;
 mod submit;
+#[cfg(not(any(iomap_shuttle, iomap_loom)))]
 mod tasks;
 mod ticket;
+
+/// A model ends with all of its threads: each job has its own.
+#[cfg(any(iomap_shuttle, iomap_loom))]
+mod tasks {
+    pub(super) type Job = Box<dyn FnOnce() + Send>;
+
+    pub(super) fn run(job: Job) {
+        let _detached = crate::sync::thread::spawn(job);
+    }
+}
 
 pub use lock::{WriteLock, lock_for_write, write_locked};
 pub use plan::{Direction, Plan, Request, Transfer, plan};

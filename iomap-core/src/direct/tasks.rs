@@ -118,19 +118,12 @@ impl Drop for Leave {
 }
 
 /// Does `job` in task context, soon.
-#[cfg(not(any(iomap_shuttle, iomap_loom)))]
 pub(super) fn run(job: Job) {
     static TASKS: std::sync::OnceLock<Tasks> = std::sync::OnceLock::new();
     TASKS.get_or_init(Tasks::new).run(job);
 }
 
-/// A model ends with all of its threads: each job has its own.
-#[cfg(any(iomap_shuttle, iomap_loom))]
-pub(super) fn run(job: Job) {
-    let _detached = thread::spawn(job);
-}
-
-#[cfg(all(test, not(any(iomap_shuttle, iomap_loom))))]
+#[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use std::collections::HashSet;
