@@ -175,6 +175,7 @@ fn locked_part<B: FolioOps + ?Sized, S: UserSource>(
 fn unlock_and_lock(folio: LockedFolio) -> LockedFolio {
     let mut reference = FolioRef::clone(&folio);
     drop(folio);
+    tracing::trace!(target: "iomap::folio", "unlocked");
     loop {
         crate::sync::thread::yield_now();
         match LockedFolio::try_lock(reference) {

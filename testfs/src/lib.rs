@@ -11,6 +11,7 @@
 //! | [`torture`] | all operations mixed, from many threads, against the model |
 //! | [`crash`] | every power cut of a workload, replayed and judged |
 //! | [`faults`] | each thing fails in turn, and everything balances |
+//! | [`race`] | the races of the discussions, as schedules that replay and are searched for |
 //! | [`run`] | the demonstration: every path, verified and measured |
 //! | [`cli`] | the program `testfs` |
 //!
@@ -26,5 +27,6 @@ pub mod format;
 pub mod fs;
 pub mod meta;
 pub mod model;
+pub mod race;
 pub mod run;
 pub mod torture;

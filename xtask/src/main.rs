@@ -29,6 +29,7 @@ usage: cargo xtask <command>
   doc                      builds the documentation, warnings are errors
   loom                     model-checked orderings (iomap-core/tests/loom_*.rs)
   shuttle [--long]         scheduled protocols (*/tests/shuttle_*.rs)
+  race ARGS                `testfs race` with scheduled threads and switches for the rules
   mutate [--long] [RULE…]  each rule off in turn: its tests must fail
   layers                   checks the module layers of iomap-core
   tidy                     checks the source rules of docs/STYLE.md
@@ -71,6 +72,7 @@ fn dispatch(args: &[&str]) -> Result<Counts, String> {
         ["doc"] => Ok(doc()),
         ["loom"] => Ok(suites::loom()),
         ["shuttle", rest @ ..] => Ok(suites::shuttle(effort(rest)?)),
+        ["race", rest @ ..] => suites::race(rest),
         ["mutate", "--long", rules @ ..] => mutated(rules, Effort::Long),
         ["mutate", rules @ ..] => mutated(rules, Effort::Normal),
         ["layers"] => rule("layers", &layers::check(&workspace())),

@@ -61,6 +61,20 @@ pub(crate) fn shuttle(effort: Effort) -> Counts {
     counts
 }
 
+/// `testfs race` in the build it needs. Exits with failure if a race ended badly.
+pub(crate) fn race(args: &[&str]) -> Result<Counts, String> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let build = "run --quiet --profile mutate --package testfs --features mutation -- race";
+    let status = std::process::Command::new(cargo)
+        .args(build.split(' '))
+        .args(args)
+        .env("RUSTFLAGS", "--cfg iomap_shuttle")
+        .env("CARGO_TARGET_DIR", "target/mutate-shuttle")
+        .status()
+        .map_err(|error| format!("cannot start cargo: {error}"))?;
+    Ok(Counts::one(status.success()))
+}
+
 /// Each rule off in turn.
 fn mutate(effort: Effort) -> Counts {
     let root = crate::workspace();

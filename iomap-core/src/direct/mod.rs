@@ -351,10 +351,14 @@ fn lowered(guard: DirectGuard, error: FsError) -> FsError {
 /// What is dirty in the range reaches the device before it is read. The count is raised.
 fn settle_for_read<B: DirectOps + ?Sized>(backend: &B, request: &Request<'_>) -> Result<()> {
     if request.flags.contains(DirectFlags::NOWAIT) {
-        crate::fsync::nothing_to_write(backend.inode(), request.range)
+        crate::fsync::nothing_to_write(backend.inode(), request.range)?;
     } else {
-        crate::fsync::write_and_wait(backend, request.range)
+        crate::fsync::write_and_wait(backend, request.range)?;
     }
+    tracing::trace!(
+        target: "iomap::direct", ino = backend.inode().ino(), range = %request.range, "settled",
+    );
+    Ok(())
 }
 
 /// Whether a write can begin.

@@ -72,7 +72,8 @@ fn a_store_after_the_sync_of_its_fault_is_seen_by_fsync() {
     file.set_size(PAGE);
     let mapping = file.map(MapOptions::SYNC);
     mapping.store(pos(10), b"dirty").unwrap();
-    assert!(file.core().dax().unwrap().has_dirty(&(page(0)..page(1))));
+    let dirty = file.core().dax().unwrap().has_dirty(&(page(0)..page(1)));
+    assert!(dirty, "rule S2: stored to, and clean");
     file.fsync();
     assert_eq!(&file.after_crash()[10..15], b"dirty", "rule S2");
 }

@@ -410,7 +410,8 @@ fn each_transaction_hears_of_a_page_that_is_stored_to_again() {
                 assert!(!storer.try_store(pos(5 * BLOCK), &[99]), "protected");
             }
         }));
-        assert_eq!(file.replayed()[5 * BLOCK as usize], round);
+        let logged = file.replayed()[5 * BLOCK as usize];
+        assert_eq!(logged, round, "rule J3: a commit without the store");
     }
     assert_eq!(file.log().len(), 3);
 }
@@ -428,7 +429,11 @@ fn a_folio_of_two_transactions_stays_dirty_until_it_is_in_its_place() {
             writer.write(10, b"2");
         }
     }));
-    assert!(file.inode.cache().nr_dirty() > 0);
+    let dirty = file.inode.cache().nr_dirty();
+    assert!(
+        dirty > 0,
+        "rule J4: clean, and also in the next transaction"
+    );
     sync(&file);
     file.journal.lock().log.clear();
     let image = file.device.image();

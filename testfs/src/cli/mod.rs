@@ -1,8 +1,8 @@
-//! The program: `run`, `mkfs`, `check`, `torture`, `crash`.
+//! The program: `run`, `mkfs`, `check`, `torture`, `crash`, `race`.
 //!
 //! Owns arguments, exit codes and what is printed. What the commands do is
 //! [`run`](mod@crate::run), [`check`](mod@crate::check), [`torture`](crate::torture),
-//! [`crash`](crate::crash).
+//! [`crash`](crate::crash), [`race`](crate::race).
 //!
 //! | Code | Means |
 //! |---|---|
@@ -16,6 +16,7 @@
 
 mod crash;
 mod open;
+mod race;
 mod size;
 mod torture;
 
@@ -65,6 +66,8 @@ enum Command {
     Torture(torture::TortureArgs),
     /// Replay the power cuts of workloads, and look for broken promises
     Crash(crash::CrashArgs),
+    /// The races of the discussions: shown, replayed step by step, searched for
+    Race(race::RaceArgs),
 }
 
 #[derive(Debug, Args)]
@@ -131,6 +134,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check_command(&args),
         Command::Torture(args) => torture::command(&args),
         Command::Crash(args) => crash::command(&args),
+        Command::Race(args) => race::command(&args),
     };
     ExitCode::from(code)
 }

@@ -76,7 +76,11 @@ pub(super) const fn testfs(test: &'static str, words: &'static str) -> Case {
     )
 }
 
-const NO_JOURNAL: &str = "no journal here yet: it comes with the ext4 backend";
+/// A race of `testfs/src/race`: its script and searches for it.
+const fn race(test: &'static str, words: &'static str) -> Case {
+    let target = Target::Test("shuttle_race");
+    Case::new("testfs", Flavour::Shuttle, target, test, words)
+}
 
 /// Every rule, in the order of `iomap_core::mutation::Rule`.
 pub(super) fn rows() -> impl Iterator<Item = &'static Row> {
@@ -85,20 +89,74 @@ pub(super) fn rows() -> impl Iterator<Item = &'static Row> {
 
 /// The rules of the semantics reference.
 const ROWS: &[Row] = &[
-    not_yet("J1", "2.0 J1", NO_JOURNAL),
-    not_yet("J2", "2.0 J2", NO_JOURNAL),
-    not_yet("J3", "2.0 J3", NO_JOURNAL),
-    not_yet("J4", "2.0 J4", NO_JOURNAL),
-    not_yet("J5", "2.0 J5", NO_JOURNAL),
-    not_yet("J6", "2.0 J6", NO_JOURNAL),
+    row(
+        "J1",
+        "2.0 J1",
+        &[core(
+            "mmap",
+            "journal::a_store_between_checksum_and_payload_belongs_to_the_next_transaction",
+            "changed while it was logged",
+        )],
+    ),
+    row(
+        "J2",
+        "2.0 J2",
+        &[core(
+            "mmap",
+            "journal::a_store_between_checksum_and_payload_belongs_to_the_next_transaction",
+            "changed while it was logged",
+        )],
+    ),
+    row(
+        "J3",
+        "2.0 J3",
+        &[core(
+            "mmap",
+            "journal::each_transaction_hears_of_a_page_that_is_stored_to_again",
+            "rule J3",
+        )],
+    ),
+    row(
+        "J4",
+        "2.0 J4",
+        &[core(
+            "mmap",
+            "journal::a_folio_of_two_transactions_stays_dirty_until_it_is_in_its_place",
+            "rule J4",
+        )],
+    ),
+    row(
+        "J5",
+        "2.0 J5",
+        &[core(
+            "mmap",
+            "journal::an_inode_that_goes_away_during_a_commit_waits_for_its_hook",
+            "the hook of a commit may wait for",
+        )],
+    ),
+    row(
+        "J6",
+        "2.0 J6",
+        &[core(
+            "mmap",
+            "journal::ordered_data_of_a_store_is_on_the_device_before_the_commit_record",
+            "somebody else's bytes would be exposed",
+        )],
+    ),
     row(
         "F1",
         "2.1 F1",
-        &[shuttle(
-            "shuttle_writeback",
-            "reclaim_and_writeback_between_the_folios_of_a_write_lose_nothing",
-            "rule F1: writeback took the bytes",
-        )],
+        &[
+            shuttle(
+                "shuttle_writeback",
+                "reclaim_and_writeback_between_the_folios_of_a_write_lose_nothing",
+                "rule F1: writeback took the bytes",
+            ),
+            race(
+                "a_done_hook_beside_writeback",
+                "BAD: writeback took bytes of a write",
+            ),
+        ],
     ),
     row(
         "F2",
@@ -159,6 +217,10 @@ const ROWS: &[Row] = &[
                 "reclaim_and_writeback_between_the_folios_of_a_write_lose_nothing",
                 "durable bytes became zeroes",
             ),
+            race(
+                "a_write_beside_writeback_conversion_and_reclaim",
+                "became zeroes",
+            ),
         ],
     ),
     row(
@@ -203,6 +265,14 @@ const ROWS: &[Row] = &[
                 "somebody else's bytes",
             )
             .long(),
+            race(
+                "a_direct_read_beside_a_store_and_its_writeback",
+                "BAD: the direct read returned what the block held",
+            ),
+            race(
+                "a_direct_read_beside_a_store_that_allocates",
+                "BAD: the direct read returned what the block held",
+            ),
         ],
     ),
     row(
@@ -226,11 +296,17 @@ const ROWS: &[Row] = &[
     row(
         "O4",
         "2.3 O4",
-        &[core(
-            "writeback",
-            "direct_io_that_starts_while_the_folio_is_waited_for_is_seen",
-            "rule O4",
-        )],
+        &[
+            core(
+                "writeback",
+                "direct_io_that_starts_while_the_folio_is_waited_for_is_seen",
+                "rule O4",
+            ),
+            race(
+                "a_direct_read_that_begins_before_a_write_fault_has_its_folio",
+                "BAD: the direct read returned what the block held",
+            ),
+        ],
     ),
     row(
         "O5",

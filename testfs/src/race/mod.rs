@@ -1,0 +1,253 @@
+//! Races as schedules: each interleaving that breaks a rule, replayed step by step on the shipped
+//! code, and found again by a search that knows nothing of it.
+//!
+//! Owns the list of races ([`RACES`]), their scripts, and the picture of a run ([`trace`],
+//! [`render`]). Running needs a build whose locks, atomics and threads are scheduled
+//! (`--cfg iomap_shuttle`; `cargo xtask race` makes it): there `engine` runs a script or a search,
+//! and `file`, `disk` and `scenes` are the file system, the device and the threads. The rules are the
+//! core's ([`iomap_core::mutation::Rule`]); turning one off needs the feature `mutation`.
+//!
+//! A script says which thread runs until which step. A thread that waits for a lock, for the disk or
+//! for somebody else gives way to the next line, so the same script runs with the rule on, where the
+//! bad interleaving cannot happen, and with the rule off, where it does.
+
+#[cfg(iomap_shuttle)]
+mod disk;
+#[cfg(iomap_shuttle)]
+pub mod engine;
+#[cfg(iomap_shuttle)]
+mod file;
+pub mod render;
+#[cfg(iomap_shuttle)]
+mod scenes;
+#[cfg(iomap_shuttle)]
+mod schedule;
+pub mod trace;
+
+/// A thread of a race, and the column it is drawn in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Actor {
+    /// Its name in scripts.
+    pub name: &'static str,
+    /// The heading of its column.
+    pub column: &'static str,
+}
+
+/// One line of a script: a thread runs until it has taken a step, or cannot go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// The thread.
+    pub actor: &'static str,
+    /// How the step begins.
+    pub until: &'static str,
+}
+
+/// A race of the discussions.
+#[derive(Debug)]
+pub struct Race {
+    /// Its name on the command line.
+    pub name: &'static str,
+    /// What runs beside what.
+    pub title: &'static str,
+    /// The discussion it comes from.
+    pub discussion: &'static str,
+    /// The rules that prevent it; with any of them off the script ends badly.
+    pub rules: &'static [&'static str],
+    /// What goes wrong.
+    pub harm: &'static str,
+    /// The threads, in the order of their columns.
+    pub actors: &'static [Actor],
+    /// The bad interleaving.
+    pub script: &'static [Line],
+}
+
+const fn actor(name: &'static str, column: &'static str) -> Actor {
+    Actor { name, column }
+}
+
+const fn until(actor: &'static str, until: &'static str) -> Line {
+    Line { actor, until }
+}
+
+const DISK_READS: Actor = actor("disk-reads", "disk");
+const DISK_WRITES: Actor = actor("disk-writes", "disk");
+
+/// A thread runs as far as it can.
+const AS_FAR_AS_IT_CAN: &str = "(as far as it can)";
+
+/// Every race.
+pub const RACES: &[Race] = &[
+    Race {
+        name: "stale-mapping",
+        title: "a large write beside writeback, conversion and reclaim of a page it has not reached",
+        discussion: "2022-12 iomap folio_ops, topic B",
+        rules: &["V1"],
+        harm: "bytes of another writer that were on the disk are replaced by zeroes",
+        actors: &[
+            actor("writer", "large write"),
+            actor("flusher", "flusher, reclaim"),
+            DISK_READS,
+            DISK_WRITES,
+        ],
+        script: &[
+            until("writer", "page 0 done"),
+            until("flusher", "the disk is asked to write"),
+            until("disk-writes", "writes"),
+            until("flusher", "page 1 is not cached"),
+            until("writer", AS_FAR_AS_IT_CAN),
+        ],
+    },
+    Race {
+        name: "done-hook",
+        title: "the done hook of a journalled write beside writeback",
+        discussion: "2022-12 iomap folio_ops, topic A",
+        rules: &["F1"],
+        harm: "bytes reach their place before the journal was told of them",
+        actors: &[
+            actor("writer", "write"),
+            actor("flusher", "flusher"),
+            DISK_READS,
+            DISK_WRITES,
+        ],
+        script: &[
+            until("writer", "folio unlocked"),
+            until("flusher", "the disk is asked to write"),
+            until("disk-writes", "writes"),
+            until("flusher", AS_FAR_AS_IT_CAN),
+            until("writer", AS_FAR_AS_IT_CAN),
+        ],
+    },
+    Race {
+        name: "direct-read-delalloc",
+        title: "a direct read beside a store and its writeback, delayed allocation (race A)",
+        discussion: "2019-12 ext4 direct I/O under the shared lock",
+        rules: &["O1"],
+        harm: "the read returns what the block held for its previous owner",
+        actors: &[
+            actor("reader", "direct read"),
+            actor("storer", "mmap store"),
+            actor("flusher", "flusher"),
+            DISK_READS,
+            DISK_WRITES,
+        ],
+        script: &[
+            until("reader", "cache settled"),
+            until("storer", AS_FAR_AS_IT_CAN),
+            until("flusher", "the disk is asked to write"),
+            until("reader", "the disk is asked to read"),
+            until("disk-reads", "reads"),
+            until("reader", AS_FAR_AS_IT_CAN),
+            until("disk-writes", "writes"),
+        ],
+    },
+    Race {
+        name: "direct-read-nodelalloc",
+        title: "a direct read beside a store whose fault allocates (race B)",
+        discussion: "2019-12 ext4 direct I/O under the shared lock",
+        rules: &["O1"],
+        harm: "the read returns what the block held for its previous owner",
+        actors: &[
+            actor("reader", "direct read"),
+            actor("storer", "mmap store"),
+            DISK_READS,
+            DISK_WRITES,
+        ],
+        script: &[
+            until("reader", "cache settled"),
+            until("storer", AS_FAR_AS_IT_CAN),
+            until("reader", "the disk is asked to read"),
+            until("disk-reads", "reads"),
+            until("reader", AS_FAR_AS_IT_CAN),
+        ],
+    },
+    Race {
+        name: "write-fault-gap",
+        title: "a direct read that begins before a write fault has its folio",
+        discussion: "2019-12 ext4 direct I/O under the shared lock",
+        rules: &["O4"],
+        harm: "the read returns what the block held for its previous owner",
+        actors: &[
+            actor("reader", "direct read"),
+            actor("storer", "mmap store"),
+            DISK_READS,
+            DISK_WRITES,
+        ],
+        script: &[
+            until("storer", "write fault, folio not locked yet"),
+            until("reader", "cache settled"),
+            until("storer", AS_FAR_AS_IT_CAN),
+            until("reader", "the disk is asked to read"),
+            until("disk-reads", "reads"),
+            until("reader", AS_FAR_AS_IT_CAN),
+        ],
+    },
+];
+
+/// The race called `name`.
+#[must_use]
+pub fn find(name: &str) -> Option<&'static Race> {
+    RACES.iter().find(|race| race.name == name)
+}
+
+impl Race {
+    /// The number of a thread.
+    #[must_use]
+    pub fn actor(&self, name: &str) -> Option<usize> {
+        self.actors.iter().position(|actor| actor.name == name)
+    }
+
+    /// The headings, each once, in order.
+    #[must_use]
+    pub fn columns(&self) -> Vec<&'static str> {
+        let mut columns: Vec<&str> = Vec::new();
+        for actor in self.actors {
+            if !columns.contains(&actor.column) {
+                columns.push(actor.column);
+            }
+        }
+        columns
+    }
+
+    /// The script as a picture: no run, so no state beside it.
+    #[must_use]
+    pub fn drawn(&self) -> trace::Trace {
+        let mut trace = trace::Trace::new(self);
+        for line in self.script {
+            if let Some(number) = self.actor(line.actor) {
+                trace.push(
+                    self.actors[number],
+                    line.until.to_owned(),
+                    String::new(),
+                    String::new(),
+                );
+            }
+        }
+        trace.end = trace::End::Bad(self.harm.to_owned());
+        trace
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scripts_name_threads_of_their_race_and_rules_that_exist() {
+        for race in RACES {
+            for line in race.script {
+                assert!(
+                    race.actor(line.actor).is_some(),
+                    "{}: {}",
+                    race.name,
+                    line.actor
+                );
+            }
+            for rule in race.rules {
+                let known = iomap_core::mutation::Rule::ALL
+                    .iter()
+                    .any(|r| r.name() == *rule);
+                assert!(known, "{}: {rule}", race.name);
+            }
+        }
+    }
+}
