@@ -91,6 +91,7 @@ pub fn mount(fs: Arc<dyn Vfs>, dir: &Path, options: &MountOptions) -> Result<Mou
             error,
         })?;
     let notifier = session.notifier();
+    shared.set_notifier(notifier.clone());
     let ended = Arc::new(Ended::default());
     let thread = std::thread::Builder::new()
         .name("fuse-session".to_owned())

@@ -6,6 +6,7 @@
 
 mod instructions;
 mod layers;
+mod mounts;
 mod mutate;
 mod run;
 mod source;
@@ -31,6 +32,7 @@ usage: cargo xtask <command>
   shuttle [--long]         scheduled protocols (*/tests/shuttle_*.rs)
   race ARGS                `testfs race` with scheduled threads and switches for the rules
   mutate [--long] [RULE…]  each rule off in turn: its tests must fail
+  suites [--long]          programs others wrote, on a mount of testfs
   layers                   checks the module layers of iomap-core
   tidy                     checks the source rules of docs/STYLE.md
   smoke                    the first README command on a new file, and every bench once
@@ -75,6 +77,11 @@ fn dispatch(args: &[&str]) -> Result<Counts, String> {
         ["race", rest @ ..] => suites::race(rest),
         ["mutate", "--long", rules @ ..] => mutated(rules, Effort::Long),
         ["mutate", rules @ ..] => mutated(rules, Effort::Normal),
+        ["suites", rest @ ..] => {
+            let counts = mounts::suites(effort(rest)?);
+            counts.print();
+            Ok(counts)
+        }
         ["layers"] => rule("layers", &layers::check(&workspace())),
         ["tidy"] => rule("tidy", &tidy::check(&workspace())),
         ["smoke"] => Ok(suites::smoke()),

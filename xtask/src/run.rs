@@ -104,6 +104,16 @@ impl Step {
         }
     }
 
+    /// A shell script that stops at the first failure, run in `folder`.
+    pub(crate) fn shell(name: &str, script: &str, folder: &std::path::Path) -> Self {
+        let mut command = Command::new("sh");
+        command.args(["-ec", script]).current_dir(folder);
+        Self {
+            name: name.to_owned(),
+            command,
+        }
+    }
+
     /// Sets a variable of the program's environment.
     pub(crate) fn env(mut self, key: &str, value: &str) -> Self {
         self.command.env(key, value);

@@ -13,9 +13,12 @@ use iomap_core::vfs::{IoFlags, OpenFile};
 use super::Shared;
 use crate::buffer::with_buffer;
 use crate::convert;
+use crate::options::CachePolicy;
 
 /// The most one `copy_file_range` copies before it answers, so that it can be interrupted between.
 const COPY_MAX: u64 = 256 << 20;
+/// Set-user-id and set-group-id.
+const SET_ID: u16 = 0o6000;
 /// Bytes copied at once where storage cannot be shared.
 const COPY_CHUNK: u64 = 1 << 20;
 
@@ -57,6 +60,12 @@ impl Shared {
         } else {
             convert::io_flags(flags)
         };
+        // The kernel leaves set-id bits to the write, and does not look at the mode after it.
+        let drops_set_id = how.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID)
+            && self
+                .fs()
+                .getattr(file.ino())
+                .is_ok_and(|attr| attr.mode & SET_ID != 0);
         let written = if flags.contains(IoFlags::DIRECT) {
             // What comes from the kernel stands behind its header, aligned to nothing.
             with_buffer(data.len(), |buffer| {
@@ -66,6 +75,9 @@ impl Shared {
         } else {
             file.write_at(pos, data, flags)?
         };
+        if drops_set_id {
+            self.attributes_changed(file.ino());
+        }
         // No larger than the request.
         Ok(written as u32)
     }
@@ -76,7 +88,12 @@ impl Shared {
         self.handles.get(fh)?.fallocate(mode, range)
     }
 
+    /// Where data or a hole is. With a kernel that writes back only it knows what is data, and it
+    /// asks without writing first: told `ENOSYS` once, it answers itself, with no holes.
     pub(super) fn lseek(&self, fh: FileHandle, offset: i64, whence: i32) -> Result<i64, Errno> {
+        if self.cache == CachePolicy::Kernel {
+            return Err(Errno::NOSYS);
+        }
         let whence = match whence {
             libc::SEEK_DATA => Whence::Data,
             libc::SEEK_HOLE => Whence::Hole,

@@ -1,10 +1,11 @@
 //! What all requests of a mount share, and how results become replies.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use fuser::{
-    FileHandle, FopenFlags, Generation, INodeNo, ReplyAttr, ReplyEmpty, ReplyEntry, Request,
+    FileHandle, FopenFlags, Generation, INodeNo, Notifier, ReplyAttr, ReplyEmpty, ReplyEntry,
+    Request,
 };
 use iomap_core::error::Result;
 use iomap_core::vfs::{Attr, Ino, NewInode, Vfs};
@@ -23,6 +24,8 @@ pub(crate) struct Shared {
     pub(super) cache: CachePolicy,
     pub(super) nodes: Nodes,
     pub(super) handles: Handles,
+    /// For telling the kernel what it cannot know. Set when the mount is made.
+    notifier: OnceLock<Notifier>,
 }
 
 impl Shared {
@@ -31,6 +34,7 @@ impl Shared {
             cache: options.cache,
             nodes: Nodes::new(fs.root()),
             handles: Handles::default(),
+            notifier: OnceLock::new(),
             fs,
         }
     }
@@ -38,6 +42,21 @@ impl Shared {
     /// The file system.
     pub(crate) fn fs(&self) -> &dyn Vfs {
         &*self.fs
+    }
+
+    /// From here on the kernel can be told of changes.
+    pub(crate) fn set_notifier(&self, notifier: Notifier) {
+        let _ = self.notifier.set(notifier);
+    }
+
+    /// Tells the kernel that the attributes it has of `ino` are old. Waits for nobody.
+    pub(super) fn attributes_changed(&self, ino: Ino) {
+        if let Some(notifier) = self.notifier.get() {
+            // A negative position: attributes only, no pages.
+            if let Err(error) = notifier.inval_inode(self.nodes.node(ino), -1, 0) {
+                tracing::warn!(target: "iomap_fuse", ino = ino.0, %error, "old attributes stay");
+            }
+        }
     }
 
     /// Closes every file and lets every inode go: the kernel does not ask any more.

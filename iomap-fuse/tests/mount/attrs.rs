@@ -15,6 +15,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     ),
     ("utimensat_now_and_omit", utimensat_now_and_omit),
     ("a_write_sets_mtime_and_ctime", a_write_sets_mtime_and_ctime),
+    ("a_link_after_a_write_moves_ctime_on", link_moves_ctime),
     ("chmod_and_chown_are_seen_at_once", chmod_and_chown),
     ("umask_is_applied", umask_is_applied),
     (
@@ -202,4 +203,24 @@ fn sizes_beyond_4_gib(bed: &Bed) {
         (&b"end"[..], 5 << 30)
     );
     assert!(file.metadata().unwrap().blocks() < 100);
+}
+
+fn link_moves_ctime(bed: &Bed) {
+    let file = File::create(bed.path("f")).unwrap();
+    file.write_all_at(b"x", 0).unwrap();
+    let ctime = || {
+        let m = file.metadata().unwrap();
+        (m.ctime(), m.ctime_nsec())
+    };
+    let written = ctime();
+    fs::hard_link(bed.path("f"), bed.path("g")).unwrap();
+    let linked = ctime();
+    assert!(linked >= written, "{linked:?} before {written:?}");
+    file.sync_all().unwrap();
+    bed.forget();
+    assert_eq!(
+        ctime(),
+        linked,
+        "the sync of the write does not set it back"
+    );
 }

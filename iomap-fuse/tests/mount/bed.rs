@@ -53,6 +53,7 @@ pub(crate) fn as_nobody(f: impl FnOnce() + Send) {
 pub(crate) struct Bed {
     pub(crate) mount: Mount,
     pub(crate) fs: Arc<TestFs>,
+    pub(crate) policy: CachePolicy,
     device: Arc<dyn BlockDevice>,
     dir: TempDir,
 }
@@ -79,6 +80,7 @@ impl Bed {
         let bed = Self {
             mount: iomap_fuse::mount(served, dir.path(), &options).unwrap(),
             fs,
+            policy,
             device,
             dir,
         };

@@ -86,6 +86,12 @@ pub(super) const fn without_set_id(mode: u32) -> u32 {
     mode & !(S_ISUID | group)
 }
 
+/// Notes a change of content at `time`. Attributes may have changed later than that.
+fn modify(inode: &mut Inode, time: Time) {
+    inode.mtime = time;
+    inode.ctime = inode.ctime.max(time);
+}
+
 impl TestInode {
     /// Notes that the content changes now. Set-id bits are dropped in the tree, at once.
     pub(super) fn touch(&self) -> Result<()> {
@@ -108,7 +114,7 @@ impl TestInode {
     /// What a look at the attributes adds to what the tree says.
     pub(super) fn overlay(&self, inode: &mut Inode) {
         if let Some(time) = self.pending.lock().modified {
-            (inode.mtime, inode.ctime) = (time, time);
+            modify(inode, time);
         }
         inode.size = self.core.size().bytes();
         let promised = self.mapping.read().promised_blocks();
@@ -158,7 +164,7 @@ impl TestInode {
         let mut inline_size = None;
         txn.update_inode(self.ino, |item| {
             if let Some(time) = taken.modified {
-                (item.mtime, item.ctime) = (time, time);
+                modify(item, time);
             }
             // The file may have left its inode meanwhile.
             if let Body::Inline(data) = &mut item.body
