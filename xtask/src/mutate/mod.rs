@@ -22,15 +22,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::run::Counts;
 use programs::{Programs, Run};
 use rows::rows;
-use table::{Case, How, Proof, Row};
+use table::{Case, How, Row};
 
 /// What came out for a rule, best first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Verdict {
     /// Every test failed with the rule off, in the expected way.
     Killed,
-    /// The code that would obey the rule does not exist, or has no switch.
-    NotYet(&'static str),
     /// A test passes with the rule off.
     Survived(String),
     /// A test fails, but not in the expected way.
@@ -43,7 +41,6 @@ impl Verdict {
     const fn word(&self) -> &'static str {
         match self {
             Self::Killed => "killed",
-            Self::NotYet(_) => "not yet",
             Self::Survived(_) => "SURVIVED",
             Self::WrongReason(_) => "WRONG REASON",
             Self::Broken(_) => "BROKEN",
@@ -52,7 +49,7 @@ impl Verdict {
 }
 
 /// Checks the table against the code, then runs the rows named in `rules` (all if there is none).
-/// Each rule counts as one test; one that is not there yet counts as skipped.
+/// Each rule counts as one test.
 pub(crate) fn mutate(root: &Path, rules: &[&str], long: bool) -> Result<Counts, String> {
     println!("\n== mutate ==");
     let mut counts = Counts::default();
@@ -73,10 +70,7 @@ pub(crate) fn mutate(root: &Path, rules: &[&str], long: bool) -> Result<Counts, 
     println!();
     for (row, verdict) in &results {
         print_row(row, verdict, long);
-        match verdict {
-            Verdict::NotYet(why) => counts.skips.push(format!("rule {}: {why}", row.rule)),
-            verdict => counts += Counts::one(*verdict == Verdict::Killed),
-        }
+        counts += Counts::one(*verdict == Verdict::Killed);
     }
     println!("{}", summary(&results));
     Ok(counts)
@@ -150,9 +144,6 @@ fn judge(
     programs: &Programs,
     with_rules: &BTreeMap<String, Option<String>>,
 ) -> Verdict {
-    if let Proof::NotYet(why) = row.proof {
-        return Verdict::NotYet(why);
-    }
     for case in row.cases(long) {
         if let Some(wrong) = with_rules.get(&case.id()).and_then(Option::as_ref) {
             return Verdict::Broken(format!("{}: {wrong}", case.id()));
@@ -206,7 +197,6 @@ fn print_row(row: &Row, verdict: &Verdict, long: bool) {
                 (rule, source, word) = ("", "", "");
             }
         }
-        Verdict::NotYet(why) => println!("{rule:<4} {source:<9} {word:<12} {why}"),
         Verdict::Survived(what) | Verdict::WrongReason(what) | Verdict::Broken(what) => {
             println!("{rule:<4} {source:<9} {word:<12} {what}");
         }
@@ -216,13 +206,12 @@ fn print_row(row: &Row, verdict: &Verdict, long: bool) {
 fn summary(results: &[(&Row, Verdict)]) -> String {
     let count = |word: &str| results.iter().filter(|(_, v)| v.word() == word).count();
     format!(
-        "== mutate: {} rules: {} killed, {} survived, {} for a wrong reason, {} broken, {} not yet ==",
+        "== mutate: {} rules: {} killed, {} survived, {} for a wrong reason, {} broken ==",
         results.len(),
         count("killed"),
         count("SURVIVED"),
         count("WRONG REASON"),
         count("BROKEN"),
-        count("not yet"),
     )
 }
 

@@ -7,23 +7,14 @@
 mod dax;
 
 use super::durability::{DURABILITY, crash};
-use super::table::{Case, Flavour, Proof, Row, Target};
+use super::table::{Case, Flavour, Row, Target};
 
 /// A rule with its tests.
 pub(super) const fn row(rule: &'static str, source: &'static str, tests: &'static [Case]) -> Row {
     Row {
         rule,
         source,
-        proof: Proof::Tests(tests),
-    }
-}
-
-/// A rule nothing obeys yet.
-const fn not_yet(rule: &'static str, source: &'static str, why: &'static str) -> Row {
-    Row {
-        rule,
-        source,
-        proof: Proof::NotYet(why),
+        tests,
     }
 }
 

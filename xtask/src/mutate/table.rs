@@ -10,15 +10,8 @@ pub(super) struct Row {
     pub(super) rule: &'static str,
     /// Section and name in the semantics reference.
     pub(super) source: &'static str,
-    pub(super) proof: Proof,
-}
-
-#[derive(Debug)]
-pub(super) enum Proof {
     /// These must fail with the rule off.
-    Tests(&'static [Case]),
-    /// No code has the rule yet, for this reason.
-    NotYet(&'static str),
+    pub(super) tests: &'static [Case],
 }
 
 /// A test that must fail with the rule off.
@@ -60,11 +53,7 @@ pub(super) enum Target {
 impl Row {
     /// The tests to run.
     pub(super) fn cases(&self, long: bool) -> impl Iterator<Item = &'static Case> + use<> {
-        let cases = match self.proof {
-            Proof::Tests(cases) => cases,
-            Proof::NotYet(_) => &[],
-        };
-        cases.iter().filter(move |case| long || !case.long)
+        self.tests.iter().filter(move |case| long || !case.long)
     }
 }
 
