@@ -1,6 +1,6 @@
 //! The rows of the rules of durability: what a power cut must not take.
 //!
-//! Owns the rows whose names begin with C. How a row is read is [`rows`](super::rows)'s.
+//! Owns the rows whose names begin with C. How a row is read is [`rows`](mod@super::rows)'s.
 
 use super::rows::{row, testfs};
 use super::table::{Case, Flavour, Row, Target};

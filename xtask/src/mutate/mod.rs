@@ -1,7 +1,7 @@
 //! `cargo xtask mutate`: shows, for each rule, that a test notices when the rule is off.
 //!
 //! Owns the verdicts and the table that is printed. The rules and the tests that must fail are in
-//! [`rows`]; building and running test programs is [`programs`]; the comparison of the table with
+//! [`mod@rows`]; building and running test programs is [`programs`]; the comparison of the table with
 //! the source text is [`text`].
 //!
 //! A test of a row runs twice: with every rule on it must pass, with its rule off

@@ -1,5 +1,5 @@
 //! What a row of the table is made of: a rule, where it comes from, the tests that must fail when
-//! it is off. The rows are in [`rows`](super::rows).
+//! it is off. The rows are in [`rows`](mod@super::rows).
 
 use std::fmt;
 
