@@ -8,17 +8,11 @@ use super::{core, row, testfs, unit};
 pub(super) const D1: Row = row(
     "D1",
     "2.2 D1",
-    &[
-        core(
-            "dax",
-            "layout::a_pinned_block_is_not_freed_before_it_is_released",
-            "rule D1",
-        ),
-        testfs(
-            "fs::dax::a_file_whose_pages_are_pinned_is_not_deleted_with_its_last_user",
-            "rule D1",
-        ),
-    ],
+    &[core(
+        "dax",
+        "layout::a_pinned_block_is_not_freed_before_it_is_released",
+        "rule D1",
+    )],
 );
 
 pub(super) const D2: Row = row(
