@@ -1,6 +1,6 @@
 //! Serves a file system on a mount point, through FUSE.
 //!
-//! Anything that implements [`iomap_core::vfs::Vfs`] can be mounted: [`mount`] takes it and a
+//! Anything that implements [`iomap_core::vfs::Vfs`] can be mounted: [`mount()`] takes it and a
 //! directory, and returns when the mount is live.
 //!
 //! ```no_run

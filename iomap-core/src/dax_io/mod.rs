@@ -9,7 +9,7 @@
 //! | To see | open |
 //! |---|---|
 //! | reading, writing, zeroing, unsharing | [`rw`], `change` |
-//! | what a load or store through a mapping does | [`fault`] |
+//! | what a load or store through a mapping does | [`mod@fault`] |
 //! | how stores become durable | [`flush`] |
 //! | what stands between pinned pages and those who move blocks | [`layout`] |
 //!

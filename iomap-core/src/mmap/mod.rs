@@ -2,7 +2,7 @@
 //!
 //! Owns the contract of a page table ([`Mmu`]), the ranges that show a file ([`MappedRange`]), the
 //! way back from a file to them ([`ReverseMap`], one in every
-//! [`PageCache`](crate::page_cache::PageCache)), and a page table that tests can schedule
+//! [`PageCache`]), and a page table that tests can schedule
 //! ([`soft`]). Does not own what a fault does: that is [`fault`](crate::fault) for the page cache and
 //! the DAX operations for mapped devices, behind [`FaultHandler`]. Knows nothing of sizes, mappings
 //! of blocks and journals.

@@ -1,6 +1,6 @@
 //! The workloads by name.
 //!
-//! Owns what each does, drawn from a seed. Sequences of two operations are [`ace`](super::ace)'s.
+//! Owns what each does, drawn from a seed. Sequences of two operations are [`ace`]'s.
 
 use fastrand::Rng;
 use iomap_core::vfs::{Fallocate, IoFlags, RenameMode};

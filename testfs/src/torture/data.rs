@@ -2,7 +2,7 @@
 //!
 //! Owns an operation under way ([`Call`]), syncing and closing, and the size. The others stand
 //! beside: [`writes`](super::writes), [`reads`](super::reads), [`reshape`](super::reshape),
-//! [`regions`](super::regions). How concurrent operations are kept apart is
+//! [`regions`]. How concurrent operations are kept apart is
 //! [`content`](super::content).
 
 use std::ops::RangeInclusive;

@@ -6,7 +6,7 @@
 //! |---|---|
 //! | [`op`] | what can be done, generated from a seed |
 //! | [`target`], [`image`] | the file system under test: make, mount, check |
-//! | [`world`], [`place`], [`file`] | what the threads share: the mount, names, files |
+//! | [`world`], [`place`], [`mod@file`] | what the threads share: the mount, names, files |
 //! | [`content`], [`doubt`], [`edit`], [`stamp`] | what a file may contain |
 //! | [`data`], [`names`] | doing an operation and judging the answer |
 //! | [`verify`] | comparing everything at the end |

@@ -1,7 +1,7 @@
 //! `userfaultfd`: the system calls, and nothing that decides.
 //!
 //! Owns the descriptor, the layout of its messages and requests, and the retries the kernel asks
-//! for. Who resolves which fault is [`engine`](super::engine).
+//! for. Who resolves which fault is [`engine`](mod@super::engine).
 
 use std::ops::Range;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
