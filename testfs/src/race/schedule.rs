@@ -28,6 +28,8 @@ pub(super) struct Script {
     /// Decisions spent on waking the thread of the line, and the steps taken when that began.
     grace: usize,
     mark: Option<usize>,
+    /// Whether the thread of the line has run in it.
+    ran: bool,
     started: bool,
 }
 
@@ -40,6 +42,7 @@ impl Script {
             spins: 0,
             grace: 0,
             mark: None,
+            ran: false,
             started: false,
         }
     }
@@ -55,6 +58,7 @@ impl Script {
         self.spins = 0;
         self.grace = 0;
         self.mark = None;
+        self.ran = false;
         self.seen = steps();
     }
 
@@ -100,9 +104,13 @@ impl Scheduler for Script {
             let can_run = task.is_some_and(|task| ids.contains(&task)) && self.spins < SPINS;
             if can_run && !self.is_over() {
                 self.mark = None;
+                self.ran = true;
                 return task;
             }
+            // Who has run as far as it can is not waited for.
+            let went = self.ran && self.race.script[self.line].until == AS_FAR_AS_IT_CAN;
             if !can_run
+                && !went
                 && !self.is_over()
                 && let Some(waker) = self.waker(&ids, &tasks)
             {
