@@ -550,7 +550,8 @@ impl<const A: bool> FolioOps for TestFile<A> {
         );
         assert!(
             req.op == FolioOp::Writeback || done == 0 || folio.is_dirty(),
-            "rule F1: writeback took the bytes before the backend was told of them"
+            "rule F1: writeback took the bytes before the backend was told of them, \
+             or rule F3: told of bytes never copied"
         );
         self.log.lock().prepared -= 1;
         if req.op == FolioOp::Writeback {

@@ -165,7 +165,7 @@ const DISCUSSIONS: &[Row] = &[
         &[core(
             "buffered",
             "a_short_copy_into_a_block_that_is_not_uptodate_shows_no_old_bytes",
-            "rule F3",
+            "rule F3: told of bytes never copied",
         )],
     ),
     row(

@@ -58,7 +58,7 @@ pub(super) const BUGS: &[Row] = &[
         &[core(
             "rules",
             "a_folio_stays_locked_until_its_last_piece_has_been_read",
-            "segments do not add up to the length",
+            "rule B26",
         )],
     ),
     row(
