@@ -20,9 +20,10 @@ use rustix::fs::{FallocateFlags, fallocate};
 
 use super::lines;
 use super::{DaxDevice, DaxMemory};
-use crate::device::bio::{self, Bio, BioOp, Segment};
-use crate::device::parking::Parking;
-use crate::device::{Backend, BlockDevice, DirectMode, FileDevice, Limits, OpenError, OpenOptions};
+use crate::device::immediate::{Front, ImmediateDevice};
+use crate::device::{
+    Backend, BioOp, BlockDevice, DirectMode, FileDevice, Limits, OpenError, OpenOptions, Segment,
+};
 use crate::error::{DeviceError, DeviceOp, Errno};
 use crate::sync::atomic::{AtomicI32, Ordering};
 use crate::units::DevAddr;
@@ -31,8 +32,7 @@ use crate::units::DevAddr;
 pub struct FileDaxDevice {
     file: FileDevice,
     memory: DaxMemory,
-    limits: Limits,
-    parking: Parking,
+    front: Front,
     /// The errno of the first `msync` that failed, or zero: what it should have written may be
     /// gone, and the kernel says so once. Stored `Release`, loaded `Acquire` by every later one.
     lost: AtomicI32,
@@ -73,10 +73,9 @@ impl FileDaxDevice {
             ..Limits::PLAIN
         };
         Ok(Self {
+            front: Front::new(memory.len(), limits),
             file,
             memory,
-            limits,
-            parking: Parking::new(),
             lost: AtomicI32::new(0),
         })
     }
@@ -89,25 +88,6 @@ impl FileDaxDevice {
 
     fn flushes_lines(&self) -> bool {
         self.memory.is_synchronous() && lines::can_flush()
-    }
-
-    fn run(&self, op: BioOp, addr: DevAddr, len: u64, segments: &[Segment]) -> Result<(), Errno> {
-        bio::admit(&self.limits, self.memory.len(), op, addr, len, segments)?;
-        match op {
-            BioOp::Read => self.memory.read_segments(addr, segments),
-            BioOp::Write { fua, .. } => {
-                self.memory.write_segments(addr, segments)?;
-                self.after_write(addr, len, fua)
-            }
-            BioOp::WriteZeroes => {
-                self.memory.zero(addr, len)?;
-                self.after_write(addr, len, false)
-            }
-            // Lines were flushed as they were written.
-            BioOp::Flush if self.flushes_lines() || !self.memory.is_writable() => Ok(()),
-            BioOp::Flush => self.file.flush().map_err(|error| error.errno),
-            BioOp::Discard => Err(Errno::OPNOTSUPP),
-        }
     }
 
     /// What a request has written becomes durable at once where that is cheap or asked for.
@@ -170,44 +150,27 @@ impl DaxDevice for FileDaxDevice {
     }
 }
 
-impl BlockDevice for FileDaxDevice {
-    fn size(&self) -> u64 {
-        self.memory.len()
+impl ImmediateDevice for FileDaxDevice {
+    fn front(&self) -> &Front {
+        &self.front
     }
 
-    fn limits(&self) -> &Limits {
-        &self.limits
-    }
-
-    fn submit(&self, bio: Bio) {
-        let result = self.run(bio.op, bio.addr, bio.len, &bio.segments);
-        bio.complete(result);
-        self.parking.notify();
-    }
-
-    fn poll(&self) {}
-
-    fn wait(&self, done: &mut dyn FnMut() -> bool) {
-        self.parking.wait(done);
-    }
-
-    fn wake(&self) {
-        self.parking.notify();
-    }
-
-    fn in_flight(&self) -> usize {
-        0
-    }
-
-    fn transfer(
-        &self,
-        op: BioOp,
-        addr: DevAddr,
-        len: u64,
-        segments: &[Segment],
-    ) -> Result<(), DeviceError> {
-        self.run(op, addr, len, segments)
-            .map_err(|errno| DeviceError::new(op.device_op(), addr, len, errno))
+    fn run(&self, op: BioOp, addr: DevAddr, len: u64, segments: &[Segment]) -> Result<(), Errno> {
+        match op {
+            BioOp::Read => self.memory.read_segments(addr, segments),
+            BioOp::Write { fua, .. } => {
+                self.memory.write_segments(addr, segments)?;
+                self.after_write(addr, len, fua)
+            }
+            BioOp::WriteZeroes => {
+                self.memory.zero(addr, len)?;
+                self.after_write(addr, len, false)
+            }
+            // Lines were flushed as they were written.
+            BioOp::Flush if self.flushes_lines() || !self.memory.is_writable() => Ok(()),
+            BioOp::Flush => self.file.flush().map_err(|error| error.errno),
+            BioOp::Discard => Err(Errno::OPNOTSUPP),
+        }
     }
 }
 
@@ -224,7 +187,7 @@ impl fmt::Debug for FileDaxDevice {
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-    use crate::device::DeviceBuf;
+    use crate::device::{Bio, DeviceBuf};
 
     fn options(read_only: bool) -> OpenOptions {
         OpenOptions {

@@ -6,10 +6,10 @@
 
 use std::fmt;
 
-use super::bio::{self, Bio, BioOp, Segment};
-use super::parking::Parking;
-use super::{BlockDevice, Limits, assert_may_complete};
-use crate::error::{DeviceError, Errno};
+use super::Limits;
+use super::bio::{self, BioOp, Segment};
+use super::immediate::{Front, ImmediateDevice};
+use crate::error::Errno;
 use crate::sync::{Rank, RwLock};
 use crate::units::DevAddr;
 
@@ -20,10 +20,8 @@ type Chunk = RwLock<Option<Box<[u8]>>>;
 
 /// A device whose bytes are memory of the process.
 pub struct MemoryDevice {
-    size: u64,
-    limits: Limits,
+    front: Front,
     chunks: Box<[Chunk]>,
-    parking: Parking,
 }
 
 impl MemoryDevice {
@@ -50,10 +48,8 @@ impl MemoryDevice {
             .map(|n| RwLock::new(Rank::DeviceQueue, n, None))
             .collect();
         Self {
-            size,
-            limits,
+            front: Front::new(size, limits),
             chunks,
-            parking: Parking::new(),
         }
     }
 
@@ -61,7 +57,10 @@ impl MemoryDevice {
     #[must_use]
     pub fn from_image(image: &[u8]) -> Self {
         let device = Self::new(image.len() as u64);
-        for (n, bytes) in image[..device.size as usize].chunks(CHUNK).enumerate() {
+        for (n, bytes) in image[..device.front.size() as usize]
+            .chunks(CHUNK)
+            .enumerate()
+        {
             if bytes.iter().any(|&b| b != 0) {
                 device.change(n, 0, bytes.len(), |chunk| chunk.copy_from_slice(bytes));
             }
@@ -72,7 +71,7 @@ impl MemoryDevice {
     /// All bytes.
     #[must_use]
     pub fn image(&self) -> Vec<u8> {
-        let mut image = vec![0; self.size as usize];
+        let mut image = vec![0; self.front.size() as usize];
         for (chunk, bytes) in self.chunks.iter().zip(image.chunks_mut(CHUNK)) {
             if let Some(chunk) = &*chunk.read() {
                 bytes.copy_from_slice(&chunk[..bytes.len()]);
@@ -115,9 +114,14 @@ impl MemoryDevice {
             bytes[from..from + len].fill(0);
         }
     }
+}
+
+impl ImmediateDevice for MemoryDevice {
+    fn front(&self) -> &Front {
+        &self.front
+    }
 
     fn run(&self, op: BioOp, addr: DevAddr, len: u64, segments: &[Segment]) -> Result<(), Errno> {
-        bio::admit(&self.limits, self.size, op, addr, len, segments)?;
         if op == BioOp::Flush {
             return Ok(());
         }
@@ -141,53 +145,10 @@ impl MemoryDevice {
     }
 }
 
-impl BlockDevice for MemoryDevice {
-    fn size(&self) -> u64 {
-        self.size
-    }
-
-    fn limits(&self) -> &Limits {
-        &self.limits
-    }
-
-    fn submit(&self, bio: Bio) {
-        assert_may_complete("submitting to a device");
-        let result = self.run(bio.op, bio.addr, bio.len, &bio.segments);
-        bio.complete(result);
-        self.parking.notify();
-    }
-
-    fn poll(&self) {}
-
-    fn wait(&self, done: &mut dyn FnMut() -> bool) {
-        assert_may_complete("waiting for a device");
-        self.parking.wait(done);
-    }
-
-    fn wake(&self) {
-        self.parking.notify();
-    }
-
-    fn in_flight(&self) -> usize {
-        0
-    }
-
-    fn transfer(
-        &self,
-        op: BioOp,
-        addr: DevAddr,
-        len: u64,
-        segments: &[Segment],
-    ) -> Result<(), DeviceError> {
-        self.run(op, addr, len, segments)
-            .map_err(|errno| DeviceError::new(op.device_op(), addr, len, errno))
-    }
-}
-
 impl fmt::Debug for MemoryDevice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MemoryDevice")
-            .field("size", &self.size)
+            .field("size", &self.front.size())
             .finish_non_exhaustive()
     }
 }
@@ -196,7 +157,7 @@ impl fmt::Debug for MemoryDevice {
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-    use crate::device::DeviceBuf;
+    use crate::device::{Bio, BlockDevice, DeviceBuf};
     use proptest::prelude::*;
 
     const SIZE: u64 = (2 * CHUNK + 8192) as u64;

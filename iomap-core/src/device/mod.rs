@@ -5,6 +5,10 @@
 //! device ([`FileDevice`]), memory ([`MemoryDevice`]). Knows nothing of files of a file system or
 //! of folios. Simulated, faulty and recording devices live in `testfs`.
 //!
+//! A device of one's own implements [`BlockDevice`]. Two kinds are shorter: one that has done every
+//! request when `submit` returns is an [`ImmediateDevice`](immediate::ImmediateDevice), and one
+//! around another device starts from [`pass_to_device!`](pass_to_device).
+//!
 //! # Who runs completions
 //!
 //! There is no reaper thread. A completion runs in whichever thread looks at the device: the
@@ -21,6 +25,7 @@ pub mod bytes;
 pub mod completion;
 pub mod file;
 mod handle;
+pub mod immediate;
 pub mod memory;
 pub mod open;
 pub mod parking;
@@ -187,34 +192,77 @@ pub trait BlockDevice: Send + Sync + fmt::Debug {
     }
 }
 
+/// The methods of a [`BlockDevice`] that go to a device inside as they are: all but
+/// [`submit`](BlockDevice::submit) and [`transfer`](BlockDevice::transfer), by which requests come.
+///
+/// For the `impl BlockDevice` of a device around another:
+///
+/// ```
+/// use iomap_core::device::{Bio, BlockDevice, MemoryDevice};
+///
+/// #[derive(Debug)]
+/// struct Loud(MemoryDevice);
+///
+/// impl BlockDevice for Loud {
+///     iomap_core::device::pass_to_device!(self => self.0);
+///
+///     fn submit(&self, bio: Bio) {
+///         println!("{:?} {} bytes", bio.op, bio.len);
+///         self.0.submit(bio);
+///     }
+/// }
+/// # assert_eq!(Loud(MemoryDevice::new(4096)).size(), 4096);
+/// ```
+#[macro_export]
+macro_rules! pass_to_device {
+    ($self:ident => $inner:expr) => {
+        fn size(&$self) -> u64 {
+            $inner.size()
+        }
+
+        fn limits(&$self) -> &$crate::device::Limits {
+            $inner.limits()
+        }
+
+        fn poll(&$self) {
+            $inner.poll();
+        }
+
+        fn wait(&$self, done: &mut dyn FnMut() -> bool) {
+            $inner.wait(done);
+        }
+
+        fn wake(&$self) {
+            $inner.wake();
+        }
+
+        fn in_flight(&$self) -> usize {
+            $inner.in_flight()
+        }
+
+        fn plug(&$self) {
+            $inner.plug();
+        }
+
+        fn unplug(&$self) {
+            $inner.unplug();
+        }
+
+        fn completion_fd(&$self) -> ::core::option::Option<::std::os::fd::BorrowedFd<'_>> {
+            $inner.completion_fd()
+        }
+    };
+}
+
+pub use pass_to_device;
+
 impl<D: BlockDevice + ?Sized> BlockDevice for Arc<D> {
-    fn size(&self) -> u64 {
-        (**self).size()
-    }
-    fn limits(&self) -> &Limits {
-        (**self).limits()
-    }
+    pass_to_device!(self => (**self));
+
     fn submit(&self, bio: Bio) {
         (**self).submit(bio);
     }
-    fn poll(&self) {
-        (**self).poll();
-    }
-    fn wait(&self, done: &mut dyn FnMut() -> bool) {
-        (**self).wait(done);
-    }
-    fn wake(&self) {
-        (**self).wake();
-    }
-    fn in_flight(&self) -> usize {
-        (**self).in_flight()
-    }
-    fn plug(&self) {
-        (**self).plug();
-    }
-    fn unplug(&self) {
-        (**self).unplug();
-    }
+
     fn transfer(
         &self,
         op: BioOp,
@@ -223,9 +271,6 @@ impl<D: BlockDevice + ?Sized> BlockDevice for Arc<D> {
         segments: &[Segment],
     ) -> Result<(), DeviceError> {
         (**self).transfer(op, addr, len, segments)
-    }
-    fn completion_fd(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
-        (**self).completion_fd()
     }
 }
 

@@ -10,7 +10,7 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use ::tokio::io::Interest;
@@ -18,9 +18,9 @@ use ::tokio::io::unix::AsyncFd;
 use ::tokio::sync::{Notify, oneshot};
 use ::tokio::task::JoinHandle;
 
+use super::BlockDevice;
 use super::bio::{Bio, BioOp, Segment};
 use super::buffer::DeviceBuf;
-use super::{BlockDevice, Limits};
 use crate::error::{DeviceError, Errno};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::units::DevAddr;
@@ -168,41 +168,11 @@ async fn flush(shared: Arc<Shared>) {
 }
 
 impl BlockDevice for AsyncDevice {
-    fn size(&self) -> u64 {
-        self.shared.device.size()
-    }
-
-    fn limits(&self) -> &Limits {
-        self.shared.device.limits()
-    }
+    super::pass_to_device!(self => self.shared.device);
 
     fn submit(&self, bio: Bio) {
         self.shared.plug();
         self.shared.device.submit(bio);
-    }
-
-    fn poll(&self) {
-        self.shared.device.poll();
-    }
-
-    fn wait(&self, done: &mut dyn FnMut() -> bool) {
-        self.shared.device.wait(done);
-    }
-
-    fn wake(&self) {
-        self.shared.device.wake();
-    }
-
-    fn in_flight(&self) -> usize {
-        self.shared.device.in_flight()
-    }
-
-    fn plug(&self) {
-        self.shared.device.plug();
-    }
-
-    fn unplug(&self) {
-        self.shared.device.unplug();
     }
 
     fn transfer(
@@ -213,10 +183,6 @@ impl BlockDevice for AsyncDevice {
         segments: &[Segment],
     ) -> Result<(), DeviceError> {
         self.shared.device.transfer(op, addr, len, segments)
-    }
-
-    fn completion_fd(&self) -> Option<BorrowedFd<'_>> {
-        self.shared.device.completion_fd()
     }
 }
 

@@ -80,7 +80,7 @@ impl<D: fmt::Debug> fmt::Debug for CountingDevice<D> {
 }
 
 impl<D: BlockDevice> BlockDevice for CountingDevice<D> {
-    pass_to_inner!();
+    iomap_core::device::pass_to_device!(self => self.inner);
 
     fn submit(&self, bio: Bio) {
         self.count(bio.op, bio.len);

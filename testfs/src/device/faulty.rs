@@ -249,7 +249,7 @@ impl State {
 }
 
 impl<D: BlockDevice> BlockDevice for FaultyDevice<D> {
-    pass_to_inner!();
+    iomap_core::device::pass_to_device!(self => self.inner);
 
     fn submit(&self, bio: Bio) {
         let verdict = self.state.lock().verdict(bio.op, bio.addr, bio.len);

@@ -7,9 +7,9 @@ use std::fmt;
 use std::hash::{DefaultHasher, Hasher};
 use std::sync::Arc;
 
-use iomap_core::device::parking::Parking;
-use iomap_core::device::{Bio, BioOp, BlockDevice, Limits, Segment, bio};
-use iomap_core::error::{DeviceError, Errno};
+use iomap_core::device::immediate::{Front, ImmediateDevice};
+use iomap_core::device::{BioOp, Limits, Segment, bio};
+use iomap_core::error::Errno;
 use iomap_core::sync::{Mutex, Rank};
 use iomap_core::units::DevAddr;
 
@@ -120,9 +120,7 @@ impl fmt::Debug for Image {
 /// A device that holds an [`Image`]. Every request completes inside `submit`.
 pub struct ImageDevice {
     image: Mutex<Image>,
-    size: u64,
-    limits: Limits,
-    parking: Parking,
+    front: Front,
 }
 
 impl ImageDevice {
@@ -134,10 +132,8 @@ impl ImageDevice {
             ..iomap_core::device::MemoryDevice::LIMITS
         };
         Self {
-            size: image.size() as u64,
+            front: Front::new(image.size() as u64, limits),
             image: Mutex::new(Rank::DeviceQueue, image),
-            limits,
-            parking: Parking::new(),
         }
     }
 
@@ -145,9 +141,17 @@ impl ImageDevice {
     pub fn image(&self) -> Image {
         self.image.lock().clone()
     }
+}
+
+impl ImmediateDevice for ImageDevice {
+    fn front(&self) -> &Front {
+        &self.front
+    }
 
     fn run(&self, op: BioOp, addr: DevAddr, len: u64, segments: &[Segment]) -> Result<(), Errno> {
-        bio::admit(&self.limits, self.size, op, addr, len, segments)?;
+        if op == BioOp::Flush {
+            return Ok(());
+        }
         // Admitted: inside of what is a `usize`.
         let (at, mut bytes) = (addr.bytes() as usize, vec![0; len as usize]);
         match op {
@@ -166,51 +170,10 @@ impl ImageDevice {
     }
 }
 
-impl BlockDevice for ImageDevice {
-    fn size(&self) -> u64 {
-        self.size
-    }
-
-    fn limits(&self) -> &Limits {
-        &self.limits
-    }
-
-    fn submit(&self, bio: Bio) {
-        let result = self.run(bio.op, bio.addr, bio.len, &bio.segments);
-        bio.complete(result);
-        self.parking.notify();
-    }
-
-    fn poll(&self) {}
-
-    fn wait(&self, done: &mut dyn FnMut() -> bool) {
-        self.parking.wait(done);
-    }
-
-    fn wake(&self) {
-        self.parking.notify();
-    }
-
-    fn in_flight(&self) -> usize {
-        0
-    }
-
-    fn transfer(
-        &self,
-        op: BioOp,
-        addr: DevAddr,
-        len: u64,
-        segments: &[Segment],
-    ) -> Result<(), DeviceError> {
-        self.run(op, addr, len, segments)
-            .map_err(|errno| DeviceError::new(op.device_op(), addr, len, errno))
-    }
-}
-
 impl fmt::Debug for ImageDevice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ImageDevice")
-            .field("size", &self.size)
+            .field("size", &self.front.size())
             .finish_non_exhaustive()
     }
 }
@@ -219,6 +182,7 @@ impl fmt::Debug for ImageDevice {
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+    use iomap_core::device::BlockDevice;
 
     #[test]
     fn a_copy_keeps_its_bytes_and_equal_images_have_equal_fingerprints() {

@@ -19,48 +19,6 @@
 //! - Requests complete in any order, whatever the order they were submitted in.
 //! - A device may be gone: from then on everything fails with `ENODEV`.
 
-/// The methods of a device that go to the device inside, `self.inner`, as they are: all but those
-/// that take requests.
-macro_rules! pass_to_inner {
-    () => {
-        fn size(&self) -> u64 {
-            self.inner.size()
-        }
-
-        fn limits(&self) -> &iomap_core::device::Limits {
-            self.inner.limits()
-        }
-
-        fn poll(&self) {
-            self.inner.poll();
-        }
-
-        fn wait(&self, done: &mut dyn FnMut() -> bool) {
-            self.inner.wait(done);
-        }
-
-        fn wake(&self) {
-            self.inner.wake();
-        }
-
-        fn in_flight(&self) -> usize {
-            self.inner.in_flight()
-        }
-
-        fn plug(&self) {
-            self.inner.plug();
-        }
-
-        fn unplug(&self) {
-            self.inner.unplug();
-        }
-
-        fn completion_fd(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
-            self.inner.completion_fd()
-        }
-    };
-}
-
 pub mod counting;
 pub mod deferred;
 pub mod faulty;

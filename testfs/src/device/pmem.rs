@@ -18,9 +18,8 @@ use std::sync::Arc;
 
 use fastrand::Rng;
 use iomap_core::dax::{DaxDevice, DaxMemory};
-use iomap_core::device::bio::{self, Bio, BioOp, Segment};
-use iomap_core::device::parking::Parking;
-use iomap_core::device::{BlockDevice, Limits};
+use iomap_core::device::immediate::{Front, ImmediateDevice};
+use iomap_core::device::{BioOp, Limits, Segment};
 use iomap_core::error::{DeviceError, DeviceOp, Errno};
 use iomap_core::units::{DevAddr, PAGE_SIZE};
 use parking_lot::Mutex;
@@ -37,8 +36,7 @@ pub type OnPersist = Arc<dyn Fn(DevAddr, u64) + Send + Sync>;
 pub struct PmemDevice {
     memory: DaxMemory,
     file: File,
-    limits: Limits,
-    parking: Parking,
+    front: Front,
     state: Mutex<State>,
 }
 
@@ -64,16 +62,16 @@ impl PmemDevice {
         let fd = rustix::fs::memfd_create("pmem", rustix::fs::MemfdFlags::CLOEXEC)?;
         rustix::fs::ftruncate(&fd, size)?;
         let memory = DaxMemory::map(fd.as_fd(), size, true)?;
+        let limits = Limits {
+            fua: true,
+            volatile_cache: true,
+            write_zeroes: true,
+            ..Limits::PLAIN
+        };
         Ok(Arc::new(Self {
             memory,
             file: File::from(fd),
-            limits: Limits {
-                fua: true,
-                volatile_cache: true,
-                write_zeroes: true,
-                ..Limits::PLAIN
-            },
-            parking: Parking::new(),
+            front: Front::new(size, limits),
             state: Mutex::new(State {
                 durable: vec![0; size as usize],
                 ..State::default()
@@ -153,28 +151,6 @@ impl PmemDevice {
         self.memory
             .read(DevAddr::new(start as u64), &mut state.durable[start..end])
     }
-
-    fn run(&self, op: BioOp, addr: DevAddr, len: u64, segments: &[Segment]) -> Result<(), Errno> {
-        bio::admit(&self.limits, self.memory.len(), op, addr, len, segments)?;
-        match op {
-            BioOp::Read => return self.memory.read_segments(addr, segments),
-            BioOp::Write { .. } => self.memory.write_segments(addr, segments)?,
-            BioOp::WriteZeroes => self.memory.zero(addr, len)?,
-            BioOp::Discard => return Err(Errno::OPNOTSUPP),
-            BioOp::Flush => {
-                let written = std::mem::take(&mut self.state.lock().written);
-                for (addr, len) in written {
-                    self.make_durable(addr, len)?;
-                }
-                return Ok(());
-            }
-        }
-        if matches!(op, BioOp::Write { fua: true, .. }) {
-            return self.make_durable(addr.bytes(), len);
-        }
-        self.state.lock().written.push((addr.bytes(), len));
-        Ok(())
-    }
 }
 
 impl DaxDevice for PmemDevice {
@@ -208,33 +184,30 @@ impl DaxDevice for PmemDevice {
     }
 }
 
-impl BlockDevice for PmemDevice {
-    fn size(&self) -> u64 {
-        self.memory.len()
+impl ImmediateDevice for PmemDevice {
+    fn front(&self) -> &Front {
+        &self.front
     }
 
-    fn limits(&self) -> &Limits {
-        &self.limits
-    }
-
-    fn submit(&self, bio: Bio) {
-        let result = self.run(bio.op, bio.addr, bio.len, &bio.segments);
-        bio.complete(result);
-        self.parking.notify();
-    }
-
-    fn poll(&self) {}
-
-    fn wait(&self, done: &mut dyn FnMut() -> bool) {
-        self.parking.wait(done);
-    }
-
-    fn wake(&self) {
-        self.parking.notify();
-    }
-
-    fn in_flight(&self) -> usize {
-        0
+    fn run(&self, op: BioOp, addr: DevAddr, len: u64, segments: &[Segment]) -> Result<(), Errno> {
+        match op {
+            BioOp::Read => return self.memory.read_segments(addr, segments),
+            BioOp::Write { .. } => self.memory.write_segments(addr, segments)?,
+            BioOp::WriteZeroes => self.memory.zero(addr, len)?,
+            BioOp::Discard => return Err(Errno::OPNOTSUPP),
+            BioOp::Flush => {
+                let written = std::mem::take(&mut self.state.lock().written);
+                for (addr, len) in written {
+                    self.make_durable(addr, len)?;
+                }
+                return Ok(());
+            }
+        }
+        if matches!(op, BioOp::Write { fua: true, .. }) {
+            return self.make_durable(addr.bytes(), len);
+        }
+        self.state.lock().written.push((addr.bytes(), len));
+        Ok(())
     }
 }
 
@@ -250,6 +223,7 @@ impl fmt::Debug for PmemDevice {
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+    use iomap_core::device::BlockDevice;
 
     #[test]
     fn a_store_is_durable_when_its_lines_are_persisted_and_may_be_before() {

@@ -142,7 +142,7 @@ impl Log {
 }
 
 impl<D: BlockDevice> BlockDevice for RecordingDevice<D> {
-    pass_to_inner!();
+    iomap_core::device::pass_to_device!(self => self.inner);
 
     fn submit(&self, bio: Bio) {
         let admitted = bio::admit(
