@@ -147,7 +147,7 @@ impl Inode {
         self.size.store(size.bytes(), Ordering::Release);
         if size > old && !self.cache.mappings().is_empty() {
             // Pages past the old end may be refused in page tables. Who refuses one looks at the
-            // size again afterwards.
+            // size with the reverse map locked.
             let pages = old.page_up()..size.page_up();
             self.cache.mappings().unmap(&pages);
         }

@@ -20,10 +20,13 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use iomap_core::error::{Errno, FaultError};
+use iomap_core::fault::PageFaults;
 use iomap_core::file::File;
 use iomap_core::mmap::real::Mapping;
-use iomap_core::mmap::{Access, Prot};
+use iomap_core::mmap::{Access, FaultHandler, MappedRange, Prot};
 use iomap_core::ops::MapOps;
+use iomap_core::page_cache::PageCache;
+use iomap_core::units::PageIndex;
 use iomap_core::vfs::{IoFlags, OpenFlags};
 
 use file::{BOTH, Block, Config, TestFile, pos, range};
@@ -260,6 +263,60 @@ fn a_store_without_space_raises_sigbus_and_loads_go_on() {
     if std::env::var_os("IOMAP_TEST_DIES").is_none() {
         assert_eq!(signal, Some(SIGBUS));
     }
+}
+
+/// A fault that was past the end when it looked; the file grows before it is refused.
+struct GrowsMeanwhile {
+    faults: PageFaults<TestFile>,
+    file: Arc<TestFile>,
+}
+
+impl FaultHandler for GrowsMeanwhile {
+    fn cache(&self) -> &PageCache {
+        self.faults.cache()
+    }
+
+    fn fault(
+        &self,
+        range: &Arc<MappedRange>,
+        page: PageIndex,
+        access: Access,
+    ) -> Result<(), FaultError> {
+        let outcome = self.faults.fault(range, page, access);
+        if matches!(outcome, Err(FaultError::BeyondEnd { .. })) {
+            let size = self.file.inode().size().bytes();
+            self.file.truncate(size + 4096).unwrap();
+        }
+        outcome
+    }
+
+    fn reaches(&self, page: PageIndex) -> bool {
+        let reaches = self.faults.reaches(page);
+        // Whoever was told something before this answer acts on it now.
+        (0..1000).for_each(|_| std::thread::yield_now());
+        reaches
+    }
+}
+
+#[test]
+fn a_file_that_grows_while_a_fault_is_refused_raises_no_signal() {
+    let signal = signal_of(
+        "a_file_that_grows_while_a_fault_is_refused_raises_no_signal",
+        || {
+            let file = TestFile::new(Config::default(), 4096);
+            let memory = Arc::clone(file.inode().cache().file_memory().unwrap());
+            let handler = GrowsMeanwhile {
+                faults: PageFaults::new(Arc::clone(&file)),
+                file: Arc::clone(&file),
+            };
+            let pages = PageIndex::new(0)..PageIndex::new(64);
+            let mapping = Mapping::new(Arc::new(handler), memory, pages, BOTH).unwrap();
+            for page in 0..64 {
+                mapping.store(pos(page * 4096), b"x").unwrap();
+            }
+        },
+    );
+    assert_eq!(signal, None);
 }
 
 /// A program: threads store to a mapping of a file larger than memory, each to its own words; others

@@ -152,6 +152,7 @@ fn testfs(effort: Effort) -> Counts {
     ] {
         counts += testfs_step(name, &[&["torture"], quiet, more].concat()).check();
     }
+    counts += mapped_torture(effort);
     let states = match effort {
         Effort::Quick | Effort::Normal => "10000",
         Effort::Long => "1000000",
@@ -161,6 +162,32 @@ fn testfs(effort: Effort) -> Counts {
         let args = ["test", "--package", "testfs", "--test", "faults"];
         let ignored = [&args[..], &["--", "--ignored"]].concat();
         counts += Step::cargo("testfs faults, every one", &ignored).tests();
+    }
+    counts
+}
+
+/// Real memory mappings beside everything else: the example of testfs.
+fn mapped_torture(effort: Effort) -> Counts {
+    let runs: &[(&str, &str)] = match effort {
+        Effort::Quick | Effort::Normal => &[("1", "10")],
+        Effort::Long => &[("1", "600"), ("2", "120"), ("3", "120")],
+    };
+    let mut counts = Counts::default();
+    for (seed, seconds) in runs {
+        let args = [
+            "run",
+            "--release",
+            "--package",
+            "testfs",
+            "--example",
+            "mapped_torture",
+            "--",
+            "--seed",
+            seed,
+            "--seconds",
+            seconds,
+        ];
+        counts += Step::cargo("testfs, torture of a real mapping", &args).check();
     }
     counts
 }

@@ -105,7 +105,7 @@ pub trait FaultHandler: Send + Sync {
         access: Access,
     ) -> Result<(), FaultError>;
 
-    /// Whether the file has a byte in `page`, at this moment.
+    /// Whether the file has a byte in `page`, at this moment. Called with the reverse map locked.
     fn reaches(&self, page: PageIndex) -> bool {
         let _ = page;
         true

@@ -104,10 +104,13 @@ impl ReverseMap {
     }
 
     /// Has the accesses to `page` in `range` raise the signal, until the page is unmapped. Nothing
-    /// if the range is gone.
-    pub fn refuse(&self, range: &Arc<MappedRange>, page: PageIndex) {
+    /// if the range is gone, or if `still`, asked with the list locked, says that there is no reason
+    /// any more: who takes the reason away unmaps the page afterwards, so either it does that to the
+    /// refusal, or `still` sees it.
+    pub fn refuse(&self, range: &Arc<MappedRange>, page: PageIndex, still: impl FnOnce() -> bool) {
         let ranges = self.ranges.write();
-        if ranges.iter().any(|known| Arc::ptr_eq(known, range)) && range.contains(page) {
+        let known = ranges.iter().any(|known| Arc::ptr_eq(known, range));
+        if known && range.contains(page) && still() {
             range.mmu().refuse(page);
         }
     }

@@ -212,10 +212,9 @@ impl Live {
             }
             Err(_) => tracing::error!(target: "iomap::fault", %page, ?access, "panicked"),
         }
-        mappings.refuse(&range, page);
-        if matches!(outcome, Ok(Err(FaultError::BeyondEnd { .. }))) && self.handler.reaches(page) {
-            // The file grew over the page in between.
-            mappings.unmap(&(page..page.plus(1)));
-        }
+        let past_the_end = matches!(outcome, Ok(Err(FaultError::BeyondEnd { .. })));
+        // A refusal wakes the program at once: it must not be told of an end that has moved.
+        let still = || !past_the_end || !self.handler.reaches(page);
+        mappings.refuse(&range, page, still);
     }
 }

@@ -1,0 +1,296 @@
+//! A file mapped into this very program, tortured: real stores and loads beside every other path.
+//!
+//! ```text
+//! cargo run --release -p testfs --example mapped_torture -- --seconds 600 --seed 1 --threads 4
+//! ```
+//!
+//! Owns the arguments, the rounds and the exit code: 0 if everything was as the model says, 1 if a
+//! byte was not, 3 if the process may not have mappings, 5 if nothing moves any more. What is
+//! stored where, and what may be found there, is [`model`]; what the threads do is [`work`].
+//!
+//! A round mounts a testfs in memory behind a device that completes requests in random order,
+//! lets the threads work on one file with a page cache of a few folios, syncs, and mounts again:
+//! after an unmount, or after a crash. Then every byte that was synced has to be there.
+
+#![cfg(not(any(iomap_shuttle, iomap_loom)))]
+
+mod model;
+mod owned;
+mod shaper;
+mod tail;
+mod work;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use iomap_core::device::{BlockDevice, MemoryDevice};
+use iomap_core::error::{Errno, FsError};
+use iomap_core::flusher::FlusherConfig;
+use iomap_core::mmap::Prot;
+use iomap_core::units::{FilePos, FileRange};
+use iomap_core::vfs::{NewInode, OpenFile, OpenFlags, Special, Vfs};
+use testfs::check::check;
+use testfs::device::DeferredDevice;
+use testfs::fs::{MkfsOptions, MountOptions, TestFs};
+
+use model::Model;
+use work::{Bench, Worker};
+
+const VERIFICATION_FAILED: u8 = 1;
+const REFUSED: u8 = 3;
+const HANG: u8 = 5;
+
+/// Bytes of the volume.
+const VOLUME: u64 = 64 << 20;
+/// How long a round works.
+const ROUND: Duration = Duration::from_secs(2);
+/// A thread that did nothing for so long hangs. Long, because a debugger or a busy machine may stop
+/// the process.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Real memory mappings of a testfs file beside direct and buffered I/O, truncate, punch, clone,
+/// sync and reclaim, against a model.
+#[derive(Debug, Parser)]
+struct Args {
+    /// How long
+    #[arg(long, default_value_t = 10)]
+    seconds: u64,
+    /// Makes everything that is random but the order in which threads run
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Threads that store; three more change the file around them
+    #[arg(long, default_value_t = 3)]
+    threads: usize,
+    /// Only with blocks of this size
+    #[arg(long)]
+    block_size: Option<u32>,
+}
+
+/// What a round found wrong.
+pub(crate) type Verdict = Result<(), String>;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    if let Err(why) = may_map() {
+        eprintln!("mapped_torture: {why}");
+        return ExitCode::from(REFUSED);
+    }
+    let ops = Arc::new(AtomicU64::new(0));
+    watch(&ops);
+    let until = Instant::now() + Duration::from_secs(args.seconds);
+    let mut rng = fastrand::Rng::with_seed(args.seed);
+    let mut totals = Totals::default();
+    while totals.rounds == 0 || Instant::now() < until {
+        let setup = Setup::draw(&args, &mut rng);
+        let length = ROUND.min(until.saturating_duration_since(Instant::now()));
+        if let Err(what) = round(&setup, length, &ops, &mut totals) {
+            println!("MISMATCH: {what}");
+            println!("seed {}, round {}, {setup:?}", args.seed, totals.rounds);
+            return ExitCode::from(VERIFICATION_FAILED);
+        }
+        totals.rounds += 1;
+    }
+    println!(
+        "seed {}: {} rounds, {} operations, {} read faults, {} write faults, {} truncates: ok",
+        args.seed,
+        totals.rounds,
+        ops.load(Ordering::Relaxed),
+        totals.read_faults,
+        totals.write_faults,
+        totals.truncates,
+    );
+    ExitCode::SUCCESS
+}
+
+#[derive(Debug, Default)]
+struct Totals {
+    rounds: u64,
+    read_faults: u64,
+    write_faults: u64,
+    truncates: u64,
+}
+
+/// What one round is made of.
+#[derive(Clone, Copy, Debug)]
+struct Setup {
+    seed: u64,
+    threads: usize,
+    block_size: u32,
+    cache_pages: u64,
+    /// Percent of the requests that are held back.
+    held: u8,
+    crash: bool,
+}
+
+impl Setup {
+    fn draw(args: &Args, rng: &mut fastrand::Rng) -> Self {
+        let block_size = [1024, 4096, 16_384][rng.usize(..3)];
+        Self {
+            seed: rng.u64(..),
+            threads: args.threads.max(1),
+            block_size: args.block_size.unwrap_or(block_size),
+            cache_pages: [128, 256, 1024][rng.usize(..3)],
+            held: [30, 70, 100][rng.usize(..3)],
+            crash: rng.bool(),
+        }
+    }
+}
+
+type Device = DeferredDevice<Arc<MemoryDevice>>;
+
+/// The same bytes behind a fresh queue.
+fn deferred(memory: &Arc<MemoryDevice>, setup: &Setup, seed: u64) -> Arc<Device> {
+    let held = u64::from(setup.held);
+    let device = DeferredDevice::auto(Arc::clone(memory), seed);
+    let mixed = move |id: u64| id.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(17) ^ seed;
+    Arc::new(device.holding(move |request| mixed(request.id ^ request.addr.bytes()) % 100 < held))
+}
+
+fn mount(device: &Arc<Device>, setup: &Setup) -> Result<Arc<TestFs>, String> {
+    let flusher = FlusherConfig {
+        expire: Duration::from_millis(20),
+        period: Duration::from_millis(10),
+        ..FlusherConfig::default()
+    };
+    let options = MountOptions {
+        cache_bytes: setup.cache_pages * 4096,
+        flusher,
+        commit_interval: Some(Duration::from_millis(100)),
+        ..MountOptions::default()
+    };
+    TestFs::mount(Arc::clone(device) as Arc<dyn BlockDevice>, options).map_err(text)
+}
+
+/// Mount, work, sync, mount again, verify.
+fn round(setup: &Setup, length: Duration, ops: &Arc<AtomicU64>, totals: &mut Totals) -> Verdict {
+    let memory = Arc::new(MemoryDevice::new(VOLUME));
+    let mkfs = MkfsOptions {
+        block_size: setup.block_size,
+        ..MkfsOptions::default()
+    };
+    TestFs::mkfs(memory.clone(), &mkfs).map_err(text)?;
+    let model = Model::new(setup.threads, u64::from(setup.block_size));
+    let device = deferred(&memory, setup, setup.seed);
+    let fs = mount(&device, setup)?;
+    let tables = {
+        let (file, clone) = (create(&fs, "mapped")?, create(&fs, "clone")?);
+        model.lay_out(&*file)?;
+        let bench = Bench::new(&fs, &device, file, clone, &model, ops);
+        let tables = bench.work(setup, length)?;
+        totals.truncates += bench.truncates();
+        tables
+    };
+    let counters = fs.counters();
+    totals.read_faults += counters.read_faults;
+    totals.write_faults += counters.write_faults;
+    if !setup.crash {
+        fs.unmount().map_err(text)?;
+    }
+    drop(fs);
+    drop(device);
+    let device = deferred(&memory, setup, setup.seed ^ 1);
+    let fs = mount(&device, setup)?;
+    verify(&fs, &model, &tables, setup)?;
+    fs.unmount().map_err(text)?;
+    drop(fs);
+    let report = check(memory).map_err(text)?;
+    match report.errors().next() {
+        Some(error) => Err(format!("check: {error}")),
+        None => Ok(()),
+    }
+}
+
+/// What was synced is there, in the file and through a mapping of it.
+fn verify(fs: &Arc<TestFs>, model: &Model, workers: &[Worker], setup: &Setup) -> Verdict {
+    let attr = fs.lookup(fs.root(), b"mapped").map_err(text)?;
+    let file = fs.open(attr.ino, RW).map_err(text)?;
+    let mut content = vec![0; usize::try_from(attr.size).map_err(text)?];
+    read(&*file, 0, &mut content, iomap_core::vfs::IoFlags::empty())?;
+    model.verify_synced(&content, setup.crash)?;
+    for worker in workers {
+        worker.verify_owned(&content)?;
+    }
+    let mapping = file.mmap(range(0, attr.size), BOTH, true).map_err(text)?;
+    let mut mapped = vec![0; content.len()];
+    mapping.load(FilePos::ZERO, &mut mapped).map_err(text)?;
+    if mapped != content {
+        return Err("after the mount the mapping shows other bytes than a read".into());
+    }
+    Ok(())
+}
+
+// ---- helpers of all parts
+
+pub(crate) const RW: OpenFlags = OpenFlags::READ.union(OpenFlags::WRITE);
+pub(crate) const BOTH: Prot = Prot::READ.union(Prot::WRITE);
+
+pub(crate) fn text(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
+pub(crate) fn range(start: u64, len: u64) -> FileRange {
+    FileRange::at_most(FilePos::saturating(start), len)
+}
+
+/// A whole read.
+pub(crate) fn read(
+    file: &dyn OpenFile,
+    at: u64,
+    to: &mut [u8],
+    flags: iomap_core::vfs::IoFlags,
+) -> Verdict {
+    match file.read_at(FilePos::saturating(at), to, flags) {
+        Ok(done) if done == to.len() => Ok(()),
+        Ok(done) => Err(format!("read {done} of {} bytes at {at}", to.len())),
+        Err(error) => Err(format!("read at {at}: {error}")),
+    }
+}
+
+fn create(fs: &Arc<TestFs>, name: &str) -> Result<Arc<dyn OpenFile>, String> {
+    let new = NewInode {
+        mode: 0o644,
+        uid: 0,
+        gid: 0,
+    };
+    let attr = fs.mknod(fs.root(), name.as_bytes(), Special::Regular, &new);
+    fs.open(attr.map_err(text)?.ino, RW).map_err(text)
+}
+
+/// Whether this process gets mappings at all.
+fn may_map() -> Verdict {
+    let memory: Arc<dyn BlockDevice> = Arc::new(MemoryDevice::new(8 << 20));
+    TestFs::mkfs(Arc::clone(&memory), &MkfsOptions::default()).map_err(text)?;
+    let fs = TestFs::mount(memory, MountOptions::default()).map_err(text)?;
+    let file = create(&fs, "probe")?;
+    match file.mmap(range(0, 4096), BOTH, true) {
+        Ok(_) => Ok(()),
+        Err(error @ FsError::Unsupported(_)) => Err(text(error)),
+        Err(error) if error.errno() == Errno::NOMEM => Err(text(error)),
+        Err(error) => Err(text(error)),
+    }
+}
+
+/// Ends the program when nothing moves any more.
+fn watch(ops: &Arc<AtomicU64>) {
+    static STARTED: AtomicBool = AtomicBool::new(false);
+    if STARTED.swap(true, Ordering::Relaxed) {
+        return;
+    }
+    let ops = Arc::clone(ops);
+    std::thread::spawn(move || {
+        let (mut seen, mut since) = (0, Instant::now());
+        loop {
+            std::thread::sleep(Duration::from_secs(5));
+            let now = ops.load(Ordering::Relaxed);
+            if now != seen {
+                (seen, since) = (now, Instant::now());
+            } else if since.elapsed() > PATIENCE {
+                eprintln!("mapped_torture: no operation ended for {PATIENCE:?}");
+                std::process::exit(i32::from(HANG));
+            }
+        }
+    });
+}
