@@ -94,8 +94,9 @@ impl Mapping {
     /// The start of `range` that is to be copied before it is written, or is not. A copy that was
     /// promised or has its blocks is made, though the other owner may be gone by now.
     fn sharing(&self, range: BlockRange, shared: bool) -> (BlockRange, bool) {
-        if shared {
-            return (range, true);
+        // Most files have no copy on its way: every read asks this.
+        if shared || !self.is_copying() {
+            return (range, shared);
         }
         match self.copy_at(range.start()) {
             Some(copy) => (range.intersect(copy.range()), true),
@@ -105,6 +106,10 @@ impl Mapping {
                 (range.intersect(before), false)
             }
         }
+    }
+
+    fn is_copying(&self) -> bool {
+        self.copying.len() > 0 || !self.grants.is_empty()
     }
 
     /// The copy that is being made at `block`, which lies in a shared extent.
