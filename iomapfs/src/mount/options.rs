@@ -187,7 +187,7 @@ impl Wanted {
             }
             "max_request" => {
                 let size: Size = value.parse().map_err(|why| format!("max_request: {why}"))?;
-                let size = u32::try_from(size.0)
+                let size = u32::try_from(size.bytes())
                     .ok()
                     .filter(|n| (4096..=16 << 20).contains(n));
                 self.serving.max_request =

@@ -13,6 +13,7 @@ use crate::backend::{self, MkfsRequest};
 use crate::cli::MkfsArgs;
 use crate::failure::{Failure, Outcome};
 use crate::image::{Access, Opening, read_head, refused, type_named, usable};
+use crate::size::Size;
 
 /// An identity, as `xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +57,7 @@ pub(crate) fn run(args: &MkfsArgs, opening: &Opening) -> Outcome {
     let driver = usable(type_named(name)?)?;
     let made = existing(&args.image, args)?;
     let device = open(&args.image, args)?;
-    let block_size = match args.block_size.map(|size| u32::try_from(size.0)) {
+    let block_size = match args.block_size.map(|size| u32::try_from(size.bytes())) {
         Some(Err(_)) => return Err(Failure::usage("--block-size is too large")),
         Some(Ok(size)) => Some(size),
         None => None,
@@ -107,7 +108,7 @@ fn existing(path: &Path, args: &MkfsArgs) -> Outcome<bool> {
                 .hint("--size gives it a size, for example --size 1G")),
         };
     }
-    if meta.is_file() && args.size.is_some_and(|size| size.0 != meta.len()) {
+    if meta.is_file() && args.size.is_some_and(|size| size.bytes() != meta.len()) {
         return Err(Failure::of(
             path.display(),
             format!("is there already, with {} bytes", meta.len()),
@@ -128,7 +129,7 @@ fn existing(path: &Path, args: &MkfsArgs) -> Outcome<bool> {
 
 fn open(path: &Path, args: &MkfsArgs) -> Outcome<Arc<dyn BlockDevice>> {
     let options = OpenOptions {
-        create_size: args.size.map(|size| size.0),
+        create_size: args.size.map(Size::bytes),
         ..OpenOptions::default()
     };
     match FileDevice::open(path, &options) {

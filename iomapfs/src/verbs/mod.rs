@@ -31,7 +31,7 @@ use crate::walk::Walker;
 pub(crate) fn run(cli: Cli) -> Outcome {
     let opening = Opening {
         forced: cli.global.fs_type,
-        cache_bytes: cli.global.cache.0,
+        cache_bytes: cli.global.cache.bytes(),
     };
     match cli.verb {
         Verb::Mkfs(args) => mkfs::run(&args, &opening),

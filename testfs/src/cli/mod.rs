@@ -32,7 +32,7 @@ use crate::meta::MkfsOptions;
 use crate::run;
 
 use self::open::Refusal;
-use self::size::Size;
+pub use self::size::Size;
 
 const VERIFICATION_FAILED: u8 = 1;
 const USAGE: u8 = 2;

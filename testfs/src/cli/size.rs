@@ -1,14 +1,17 @@
-//! Sizes on the command line: `512`, `64K`, `16M`, `1G`.
+//! Sizes on the command line: `512`, `64K`, `16M`, `1G`. For every program of the workspace.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// A number of bytes.
+/// A number of bytes, as people write it: digits, and `K`, `M`, `G` or `T` for powers of 1024 (small
+/// letters, and `B` or `iB` behind, are the same). Shown in the largest unit that divides it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Size(u64);
+pub struct Size(u64);
 
 impl Size {
-    pub(super) const fn bytes(self) -> u64 {
+    /// The number.
+    #[must_use]
+    pub const fn bytes(self) -> u64 {
         self.0
     }
 }
@@ -17,7 +20,7 @@ impl FromStr for Size {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("{text}: not a size; write it like 512, 64K, 16M or 1G");
+        let wrong = || format!("'{text}' is no size; write it like 512, 64K, 16M, 1G or 2T");
         let trimmed = text.trim_end_matches(['B', 'b']).trim_end_matches('i');
         let (digits, shift) = match trimmed.char_indices().last() {
             Some((at, 'k' | 'K')) => (&trimmed[..at], 10),
@@ -30,7 +33,7 @@ impl FromStr for Size {
         number
             .checked_mul(1 << shift)
             .map(Self)
-            .ok_or_else(|| format!("{text}: too large"))
+            .ok_or_else(|| format!("'{text}' is too large"))
     }
 }
 
@@ -69,7 +72,7 @@ mod tests {
     fn nonsense_is_refused_with_its_own_words() {
         for text in ["", "G", "1.5G", "-1", "12X", "99999999T"] {
             let error = text.parse::<Size>().expect_err("nonsense");
-            assert!(error.starts_with(text), "{error}");
+            assert!(error.starts_with(&format!("'{text}' is ")), "{error}");
         }
     }
 }
