@@ -16,7 +16,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 
-pub use flat::Flat;
+pub use flat::{Flat, flat};
 pub use in_memory::{NEW, in_memory, new_file};
 pub use memory::Memory;
 pub use mounted::Mounted;

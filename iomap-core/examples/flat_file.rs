@@ -1,6 +1,6 @@
 //! The smallest file system on iomap-core: a volume that holds one file, block by block.
 //!
-//! Supplies the mapping (file position = device address + one header block) and three answers about
+//! Supplies the mapping (device address = file position + what stands before the file) and three answers about
 //! durability; everything else is the framework's: cache, readahead, writeback, direct I/O.
 //!
 //! ```console
@@ -10,9 +10,9 @@
 use std::sync::Arc;
 
 use iomap_core::device::{BlockDevice, MemoryDevice};
-use iomap_core::error::Result;
+use iomap_core::error::{FsError, Result};
 use iomap_core::file::File;
-use iomap_core::folio::{Pool, PoolConfig};
+use iomap_core::folio::{Pool, PoolConfig, PoolHandle};
 use iomap_core::inode::{Inode, InodeConfig};
 use iomap_core::iomap::{Iomap, MapKind};
 use iomap_core::ops::{
@@ -23,36 +23,42 @@ use iomap_core::stats::Counters;
 use iomap_core::units::{BlockBits, DevAddr, FilePos, FileRange};
 use iomap_core::vfs::{IoFlags, OpenFlags};
 
-const HEADER: u64 = 4096;
-
-/// The one file of the volume.
-pub(crate) struct Flat {
-    pub(crate) inode: Inode,
+/// The one file of a volume.
+#[derive(Debug)]
+pub struct Flat {
+    inode: Inode,
+    /// Where the file starts on the device, bytes.
+    header: u64,
 }
 
 impl Flat {
-    pub(crate) fn new(device: Arc<dyn BlockDevice>) -> Result<Arc<Self>> {
+    /// What follows `header` bytes of `device`, whole blocks, as a file that is cached in `pool`.
+    #[must_use]
+    pub fn new(device: Arc<dyn BlockDevice>, header: u64, pool: PoolHandle) -> Arc<Self> {
         let inode = Inode::new(InodeConfig {
             ino: 1,
             block_bits: BlockBits::PAGE,
-            size: FilePos::saturating(device.size() - HEADER),
-            pool: Pool::new(PoolConfig::with_budget(16 << 20))?,
+            size: FilePos::saturating(device.size().saturating_sub(header)),
+            pool,
             device,
             counters: Counters::new(),
             stable_writes: false,
         });
-        Ok(Arc::new(Self { inode }))
+        Arc::new(Self { inode, header })
+    }
+
+    /// Opens it for reading and writing.
+    #[must_use]
+    pub fn open(self: &Arc<Self>) -> File<Self> {
+        File::new(Arc::clone(self), OpenFlags::READ | OpenFlags::WRITE)
     }
 
     /// Where the whole file lives: one mapping.
     fn extent(&self) -> Iomap {
-        let all = FileRange::at_most(FilePos::ZERO, self.inode.device().size() - HEADER);
-        Iomap::new(
-            all,
-            MapKind::Mapped {
-                addr: DevAddr::new(HEADER),
-            },
-        )
+        let len = self.inode.device().size().saturating_sub(self.header);
+        let all = FileRange::at_most(FilePos::ZERO, len);
+        let addr = DevAddr::new(self.header);
+        Iomap::new(all, MapKind::Mapped { addr })
     }
 }
 
@@ -66,7 +72,7 @@ impl MapOps for Flat {
 
     fn begin(&self, req: &MapRequest) -> Result<Mapped<()>, MapError> {
         if !self.extent().range.contains(req.range.start()) {
-            return Err(iomap_core::error::FsError::NoSpace.into());
+            return Err(FsError::NoSpace.into());
         }
         Ok(Mapped::new(self.extent(), ()))
     }
@@ -115,8 +121,9 @@ impl DirectOps for Flat {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let device = Arc::new(MemoryDevice::new(1 << 20));
-    let flat = Flat::new(device)?;
-    let file = File::new(Arc::clone(&flat), OpenFlags::READ | OpenFlags::WRITE);
+    let pool = Pool::new(PoolConfig::with_budget(16 << 20))?;
+    let flat = Flat::new(device, 4096, pool);
+    let file = flat.open();
 
     file.write_at(
         FilePos::saturating(10_000),

@@ -8,13 +8,14 @@ use bytes::Bytes;
 use iomap_core::aio::{AsyncFile, TokioFile};
 use iomap_core::device::tokio::AsyncDevice;
 use iomap_core::device::{BlockDevice, FileDevice, OpenOptions};
-use iomap_core::file::File;
+use iomap_core::folio::{Pool, PoolConfig};
+use iomap_core::ops::MapOps;
 use iomap_core::units::{FilePos, FileRange};
-use iomap_core::vfs::{IoFlags, OpenFlags};
+use iomap_core::vfs::IoFlags;
 
 #[expect(dead_code, reason = "the example's own main is not run here")]
 #[path = "../examples/flat_file.rs"]
-mod flat_file;
+pub mod flat_file;
 
 use flat_file::Flat;
 
@@ -33,11 +34,9 @@ fn open(dir: &tempfile::TempDir) -> TokioFile<Flat> {
     };
     let device = FileDevice::open(dir.path().join("volume"), &options).expect("a new file");
     let device = AsyncDevice::attach(Arc::new(device)).expect("a descriptor to watch");
-    let flat = Flat::new(Arc::new(device) as Arc<dyn BlockDevice>).expect("memory");
-    TokioFile::new(Arc::new(File::new(
-        flat,
-        OpenFlags::READ | OpenFlags::WRITE,
-    )))
+    let device: Arc<dyn BlockDevice> = Arc::new(device);
+    let pool = Pool::new(PoolConfig::with_budget(16 << 20)).expect("memory");
+    TokioFile::new(Arc::new(Flat::new(device, 4096, pool).open()))
 }
 
 fn at(pos: u64) -> FilePos {
@@ -62,10 +61,10 @@ fn what_is_written_is_read_back_cached_cold_and_direct() {
         file.fsync(false).await.expect("a disk that works");
         file.file()
             .backend()
-            .inode
+            .inode()
             .cache()
             .drop_clean(FileRange::ALL);
-        assert_eq!(file.file().backend().inode.cache().nr_pages(), 0);
+        assert_eq!(file.file().backend().inode().cache().nr_pages(), 0);
         assert_eq!(
             file.read_at(at(12_345), bytes.len(), none).await,
             Ok(bytes.clone())
@@ -100,7 +99,7 @@ fn many_readers_of_missing_bytes_share_one_thread() {
         assert!(
             file.file()
                 .backend()
-                .inode
+                .inode()
                 .counters()
                 .snapshot()
                 .cache_misses
@@ -132,7 +131,7 @@ fn a_dropped_read_leaves_a_file_that_works() {
             .await;
         assert_eq!(written, Ok(5));
         file.fsync(true).await.expect("a disk that works");
-        let inode = &file.file().backend().inode;
+        let inode = file.file().backend().inode();
         inode.wait_for_direct(&inode.lock_exclusive());
     });
 }

@@ -9,9 +9,10 @@ use std::sync::Arc;
 
 use benches::compare::report::{Memory, Report, VERSION, html, table};
 use benches::compare::{Effort, budgets, cases, machine::Machine, sample};
-use benches::{Flat, PAGE};
+use benches::{PAGE, flat};
 use clap::Parser;
 use iomap_core::device::MemoryDevice;
+use iomap_core::ops::MapOps;
 use iomap_core::units::FilePos;
 use iomap_core::vfs::IoFlags;
 
@@ -112,7 +113,7 @@ fn memory() -> Result<Vec<Memory>, String> {
     let mut rows = Vec::new();
     for (folios, order, bound) in kinds {
         let device = Arc::new(MemoryDevice::new(LEN));
-        let flat = Flat::new(device, 2 * LEN, order).map_err(|e| e.to_string())?;
+        let flat = flat(device, 2 * LEN, order).map_err(|e| e.to_string())?;
         let file = flat.open();
         let mut chunk = vec![0; 1 << 20];
         for at in (0..LEN).step_by(chunk.len()) {
@@ -121,7 +122,8 @@ fn memory() -> Result<Vec<Memory>, String> {
         }
         rows.push(Memory {
             folios: folios.to_owned(),
-            bytes_per_page: flat.metadata_bytes() as f64 / (LEN / PAGE) as f64,
+            bytes_per_page: flat.inode().cache().pool().stats().metadata_bytes as f64
+                / (LEN / PAGE) as f64,
             bound,
         });
     }

@@ -7,7 +7,7 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use benches::{Flat, NEW, PAGE, Positions, in_memory, new_file, noise};
+use benches::{NEW, PAGE, Positions, flat, in_memory, new_file, noise};
 use iomap_core::device::{DeviceBuf, MemoryDevice};
 use iomap_core::units::FilePos;
 use iomap_core::vfs::{IoFlags, OpenFile, Special, Vfs};
@@ -57,7 +57,7 @@ fn main() -> ExitCode {
 
 /// Random places of a small file of the core alone: [`PIECE`] cached, a page direct.
 fn core(count: u64, flags: IoFlags, write: bool) -> Outcome {
-    let file = Flat::new(Arc::new(MemoryDevice::new(SET)), 16 * SET, 4)?.open();
+    let file = flat(Arc::new(MemoryDevice::new(SET)), 16 * SET, 4)?.open();
     let mut all = noise(usize::try_from(SET)?);
     file.write_at(FilePos::ZERO, &all, IoFlags::empty())?;
     if flags.contains(IoFlags::DIRECT) {

@@ -13,7 +13,7 @@ use iomap_core::vfs::IoFlags;
 use super::{Case, KIB, LoopFile, MIB, len, plot, read_all, size_name, text, timed, write_all};
 use crate::compare::sample::Clock;
 use crate::compare::{Effort, Group, Ops, Role, Side};
-use crate::{Flat, Memory, Mounted, PAGE, Positions, noise};
+use crate::{Memory, Mounted, PAGE, Positions, flat, noise};
 
 const EXCLUDES: &str = "the device, growth of the file, writeback";
 const SET: u64 = 256 * MIB;
@@ -137,7 +137,7 @@ fn core(
     order: u32,
 ) -> Steps<impl FnMut(u64, &mut Clock) -> Result<(), String>> {
     let device = Arc::new(MemoryDevice::new(set));
-    let file = Flat::new(device, set * 2, order).map_err(text)?.open();
+    let file = flat(device, set * 2, order).map_err(text)?.open();
     let mut buf = noise(len(MIB.max(size)));
     // Everything in the cache, in folios as large as a stream gets them, and dirty for overwrites.
     for at in (0..set).step_by(buf.len()) {

@@ -22,7 +22,7 @@ use super::{Case, MIB, host_path, len, read_all, text, timed, write_all};
 use crate::compare::host::{fio_random_read, open_direct};
 use crate::compare::sample::Clock;
 use crate::compare::{Effort, Group, Ops, Role, Side};
-use crate::{Flat, Mounted, PAGE, Positions, RawRing, noise};
+use crate::{Mounted, PAGE, Positions, RawRing, flat, noise};
 
 const SET: u64 = 256 * MIB;
 const DEPTH: usize = 32;
@@ -139,7 +139,7 @@ fn device() -> Result<impl FnMut(u64, &mut Clock) -> Result<(), String>, String>
 fn core(write: bool) -> Result<impl FnMut(u64, &mut Clock) -> Result<(), String>, String> {
     let named = host_path(SET)?;
     let device = Arc::new(file_device(named.path())?);
-    let file = Flat::new(device, 16 * MIB, 9).map_err(text)?.open();
+    let file = flat(device, 16 * MIB, 9).map_err(text)?.open();
     let mut page = page();
     Ok(one_at_a_time(move |at| {
         let _named = &named;
@@ -194,7 +194,7 @@ fn raw(depth: usize) -> Result<impl FnMut(u64, &mut Clock) -> Result<(), String>
 fn tickets(depth: usize) -> Result<impl FnMut(u64, &mut Clock) -> Result<(), String>, String> {
     let named = host_path(SET)?;
     let device = Arc::new(file_device(named.path())?);
-    let flat = Flat::new(device.clone(), 16 * MIB, 9).map_err(text)?;
+    let flat = flat(device.clone(), 16 * MIB, 9).map_err(text)?;
     let mut positions = Positions::new(SET, PAGE);
     let mut free: Vec<DeviceBuf> = (0..depth).map(|_| page()).collect();
     let mut flying: VecDeque<DirectTicket> = VecDeque::with_capacity(depth);
@@ -258,7 +258,7 @@ fn tokio_reads(depth: usize) -> Result<impl FnMut(u64, &mut Clock) -> Result<(),
         AsyncDevice::attach(device).map_err(text)?
     };
     let device = Arc::new(device);
-    let flat = Flat::new(device.clone(), 16 * MIB, 9).map_err(text)?;
+    let flat = flat(device.clone(), 16 * MIB, 9).map_err(text)?;
     let file = Arc::new(TokioFile::new(Arc::new(flat.open())));
     let mut seed = 0;
     Ok(move |count: u64, clock: &mut Clock| {

@@ -13,7 +13,7 @@ use iomap_core::vfs::IoFlags;
 use super::{Case, MIB, len, text};
 use crate::compare::sample::Clock;
 use crate::compare::{Effort, Group, Ops, Role, Side};
-use crate::{Flat, Memory, PAGE, Positions, noise};
+use crate::{Memory, PAGE, Positions, flat, noise};
 
 const SET: u64 = 128 * MIB;
 
@@ -104,7 +104,7 @@ fn memcpy() -> Result<Read, String> {
 }
 
 fn core() -> Result<Read, String> {
-    let file = Flat::new(Arc::new(MemoryDevice::new(SET)), SET * 2, 9)
+    let file = flat(Arc::new(MemoryDevice::new(SET)), SET * 2, 9)
         .map_err(text)?
         .open();
     let mut chunk = noise(len(MIB));
