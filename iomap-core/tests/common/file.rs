@@ -155,6 +155,10 @@ struct State {
     change_faults: Faults,
     /// Errors for the next calls of `ioend_done`.
     convert_faults: Faults,
+    /// Errors for the next calls of `after_unlock`.
+    unlock_faults: Faults,
+    /// The next answer of `begin`, whatever it was asked.
+    answer: Option<Iomap>,
 }
 
 #[derive(Debug, Default)]
@@ -352,6 +356,16 @@ impl<const A: bool> TestFile<A> {
         self.state.lock().convert_faults.add(ok, errno);
     }
 
+    /// The next call of `after_unlock` fails.
+    pub(crate) fn fail_unlock(&self, errno: Errno) {
+        self.state.lock().unlock_faults.add(0, errno);
+    }
+
+    /// The next call of `begin` answers this.
+    pub(crate) fn answer_begin(&self, iomap: Iomap) {
+        self.state.lock().answer = Some(iomap);
+    }
+
     /// The hooks so far; forgets them.
     pub(crate) fn take_hooks(&self) -> Vec<Hook> {
         std::mem::take(&mut self.log.lock().hooks)
@@ -451,6 +465,12 @@ impl<const A: bool> MapOps for TestFile<A> {
             None
         };
         let mut state = self.state.lock();
+        if let Some(iomap) = state.answer.take() {
+            return Ok(Mapped::new(
+                iomap.with_validity(Validity(state.generation)),
+                (),
+            ));
+        }
         let mut reserved = false;
         if matches!(req.intent, Intent::Write | Intent::WriteFault) {
             let first = self.numbers(req.range).start;
@@ -580,7 +600,10 @@ impl<const A: bool> FolioOps for TestFile<A> {
         if req.op == FolioOp::Writeback {
             self.record(Hook::AfterUnlock);
         }
-        Ok(())
+        match self.state.lock().unlock_faults.next() {
+            Some(errno) => Err(errno.into()),
+            None => Ok(()),
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use iomap_core::device::{BlockDevice, DeviceBuf, Limits};
 use iomap_core::direct::{self, DirectFlags, DirectOutcome};
-use iomap_core::error::{FsError, Result};
+use iomap_core::error::{Errno, FsError, Result};
 use iomap_core::fault::PageFaults;
 use iomap_core::flusher::{Flusher, FlusherConfig};
 use iomap_core::folio::{Pool, PoolConfig};
@@ -22,7 +22,7 @@ use iomap_core::ops::{
 };
 use iomap_core::read::{ReadOptions, buffered_read};
 use iomap_core::stats::Counters;
-use iomap_core::sync::{Mutex, Rank};
+use iomap_core::sync::{Mutex, Rank, rank};
 use iomap_core::units::{BlockBits, DevAddr, FilePos, FileRange, PageIndex};
 use iomap_core::user::SliceSource;
 use iomap_core::write::{WriteOptions, buffered_write};
@@ -84,6 +84,10 @@ pub(crate) struct Hooks {
     pub(crate) fault: Option<OnBegin>,
     /// The same of direct I/O.
     pub(crate) direct: Option<OnBegin>,
+    /// What `after_unlock` of the next write fault answers.
+    pub(crate) unlock_error: Option<Errno>,
+    /// Calls of `file_modified`.
+    pub(crate) modified: u32,
 }
 
 /// See the module documentation.
@@ -394,6 +398,11 @@ impl MapOps for TestFile {
         Ok(())
     }
 
+    fn file_modified(&self, _nowait: bool) -> Result<()> {
+        self.hooks.lock().modified += 1;
+        Ok(())
+    }
+
     fn is_valid(&self, iomap: &Iomap) -> bool {
         self.state.lock().generation == iomap.validity.0
     }
@@ -415,6 +424,10 @@ impl FolioOps for TestFile {
 
     fn before_lock(&self, req: &FolioRequest) -> Result<()> {
         if req.op == FolioOp::WriteFault {
+            assert!(
+                rank::is_held(Rank::Invalidate),
+                "a fault beside somebody who removes pages for good"
+            );
             let hook = self.hooks.lock().before_lock.take();
             if let Some(mut hook) = hook {
                 hook();
@@ -422,6 +435,17 @@ impl FolioOps for TestFile {
             }
         }
         Ok(())
+    }
+
+    fn after_unlock(&self, (): (), req: &FolioRequest) -> Result<()> {
+        let fault = req.op == FolioOp::WriteFault;
+        match fault
+            .then(|| self.hooks.lock().unlock_error.take())
+            .flatten()
+        {
+            Some(errno) => Err(errno.into()),
+            None => Ok(()),
+        }
     }
 }
 

@@ -11,6 +11,7 @@
 #[path = "../direct/device.rs"]
 #[allow(dead_code, reason = "shared with tests that use all of it")]
 mod device;
+mod edges;
 mod faults;
 #[allow(dead_code, reason = "shared with tests that use all of it")]
 mod file;

@@ -1,0 +1,256 @@
+//! Steps that an edit of the core once left out, one at a time, and no test noticed: each of these
+//! fails when the step of its name is forgotten.
+
+#![cfg(not(any(iomap_shuttle, iomap_loom)))]
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use std::sync::Arc;
+use std::thread;
+
+use common::{Block, Mode, OrderA, OrderB, Volume};
+use iomap_core::error::{Errno, FsError, ProtocolError};
+use iomap_core::flusher::{Flusher, FlusherConfig};
+use iomap_core::folio::LockedFolio;
+use iomap_core::fsync;
+use iomap_core::iomap::{FsFlags, InlineBuffer, Iomap, MapKind};
+use iomap_core::ops::MapOps;
+use iomap_core::page_cache::CacheOwner;
+use iomap_core::units::{DevAddr, FilePos, FileRange, PageIndex};
+
+const PAGE: usize = 4096;
+
+fn volume(bits: u32, mode: Mode) -> Arc<Volume> {
+    Volume::new(4 << 20, bits, 4 << 20, mode)
+}
+
+fn pos(bytes: usize) -> FilePos {
+    FilePos::saturating(bytes as u64)
+}
+
+fn sync<const A: bool>(file: &common::TestFile<A>) -> Result<(), FsError> {
+    fsync::fsync(file, FileRange::ALL, false)
+}
+
+/// Bytes were accepted, then the transaction around them could not be closed: the write tells of the
+/// bytes, the next sync of the error.
+#[test]
+fn an_error_behind_accepted_bytes_is_kept_for_the_next_sync() {
+    let file: Arc<OrderA> = volume(12, Mode::Lazy).file(None);
+    let mut seen = file.inode().cache().sample_error();
+    file.fail_unlock(Errno::NOSPC);
+    assert_eq!(file.write(0, &[1; PAGE]), Ok(PAGE as u64));
+    let told = file.inode().cache().check_and_advance(&mut seen);
+    assert_eq!(told, Err(Errno::NOSPC));
+}
+
+/// The same behind the bytes of writeback.
+#[test]
+fn an_error_behind_written_back_bytes_is_kept_for_the_next_sync() {
+    let file: Arc<OrderA> = volume(12, Mode::Lazy).file(None);
+    file.write(0, &[1; PAGE]).unwrap();
+    let mut seen = file.inode().cache().sample_error();
+    file.fail_unlock(Errno::NOSPC);
+    let _synced = sync(&file);
+    let told = file.inode().cache().check_and_advance(&mut seen);
+    assert_eq!(told, Err(Errno::NOSPC));
+}
+
+/// A block that begins exactly at the end of the file holds nothing of the file: it is not read.
+#[test]
+fn a_block_that_begins_at_the_end_is_not_read_by_a_write_into_it() {
+    let file: Arc<OrderB> = volume(12, Mode::Lazy).file(None);
+    file.write(0, &[1; PAGE]).unwrap();
+    sync(&file).unwrap();
+    file.set_block(1, Block::Mapped(9));
+    file.write(PAGE as u64 + 100, &[2; 10]).unwrap();
+    let contents = file.contents();
+    assert_eq!(
+        contents[PAGE..PAGE + 100],
+        [0; 100],
+        "somebody else's bytes"
+    );
+}
+
+/// Blocks that were allocated for this very write hold nothing yet, whatever the device has there.
+#[test]
+fn a_new_block_is_not_read_by_a_write_into_it() {
+    let file: Arc<OrderB> = volume(12, Mode::Lazy).file(None);
+    file.truncate(PAGE as u64).unwrap();
+    file.set_block(0, Block::Mapped(9));
+    let kind = MapKind::Mapped {
+        addr: DevAddr::new(9 * PAGE as u64),
+    };
+    let block = FileRange::at_most(pos(0), PAGE as u64);
+    file.answer_begin(Iomap::new(block, kind).with_flags(FsFlags::NEW));
+    file.write(100, &[2; 10]).unwrap();
+    assert_eq!(file.contents()[..100], [0; 100], "somebody else's bytes");
+}
+
+/// Inline data with room for a hundred bytes.
+struct Hundred;
+
+impl InlineBuffer for Hundred {
+    fn read_at(&self, _offset: usize, to: &mut [u8]) {
+        to.fill(0);
+    }
+
+    fn write_at(&self, offset: usize, from: &[u8]) {
+        assert!(offset + from.len() <= 100, "past the room there is");
+    }
+
+    fn capacity(&self) -> usize {
+        100
+    }
+}
+
+#[test]
+fn inline_data_ends_where_its_room_ends() {
+    let file: Arc<OrderB> = volume(12, Mode::Lazy).file(None);
+    let data = Arc::new(Hundred);
+    let whole = FileRange::at_most(pos(0), PAGE as u64);
+    file.answer_begin(Iomap::new(whole, MapKind::Inline { data }));
+    let refused = file.write(0, &[1; 101]);
+    assert!(
+        matches!(
+            refused,
+            Err(FsError::Protocol(ProtocolError::BadKind { .. }))
+        ),
+        "{refused:?}"
+    );
+}
+
+/// Between the look at the writeback bit and the folio lock somebody else began to write the folio.
+#[test]
+fn a_folio_whose_writeback_began_while_it_was_waited_for_is_waited_for_again() {
+    let volume = volume(12, Mode::Lazy);
+    let file: Arc<OrderB> = volume.file(None);
+    file.write(0, &[1; PAGE]).unwrap();
+    let cache = file.inode().cache();
+    let mut held = cache.lock(&cache.find(PageIndex::ZERO).unwrap()).unwrap();
+    let writer = thread::spawn({
+        let file = Arc::clone(&file);
+        move || sync(&file)
+    });
+    while file.inode().counters().snapshot().folio_waits == 0 {
+        thread::yield_now();
+    }
+    held.clear_dirty_for_io();
+    held.start_writeback();
+    held.clear_all_dirty_blocks();
+    held.copy_in(0, &[2; PAGE]);
+    held.set_dirty();
+    let other = (*held).clone();
+    let waits = file.inode().counters().snapshot().folio_waits;
+    drop(held);
+    while file.inode().counters().snapshot().folio_waits == waits && !writer.is_finished() {
+        thread::yield_now();
+    }
+    assert!(!writer.is_finished(), "written twice at the same time");
+    other.end_writeback();
+    writer.join().unwrap().unwrap();
+    assert_eq!(file.on_disk(PAGE as u64), [2; PAGE]);
+}
+
+/// Two who write collected runs and wait for each other's folios would wait forever, if what is
+/// collected was not on its way first.
+#[test]
+fn what_is_collected_is_submitted_before_writeback_of_others_is_waited_for() {
+    let volume = volume(12, Mode::Lazy);
+    let config = FlusherConfig {
+        threads: true,
+        ..FlusherConfig::default()
+    };
+    let flusher = Flusher::new(&volume.pool, config);
+    let file: Arc<OrderB> = volume.file(Some(&flusher));
+    file.write(0, &[1; PAGE]).unwrap();
+    file.write(PAGE as u64, &[2; PAGE]).unwrap();
+    let cache = file.inode().cache();
+    let first = cache.find(PageIndex::ZERO).unwrap();
+    let mut second = cache.lock(&cache.find(PageIndex::new(1)).unwrap()).unwrap();
+    second.clear_dirty_for_io();
+    second.start_writeback();
+    second.clear_all_dirty_blocks();
+    second.set_dirty();
+    let others = (*second).clone();
+    drop(second);
+    let writer = thread::spawn({
+        let file = Arc::clone(&file);
+        move || sync(&file)
+    });
+    // The other one ends its writeback only when the first folio has been written.
+    while first.is_dirty() || first.is_writeback() {
+        first.wait_writeback(&*volume.device);
+        thread::yield_now();
+    }
+    others.end_writeback();
+    writer.join().unwrap().unwrap();
+    assert_eq!(file.on_disk(2 * PAGE as u64), file.contents());
+}
+
+/// Who keeps state with a folio hears which of its bytes go.
+#[test]
+fn the_owner_of_a_cache_hears_of_the_part_of_a_folio_that_is_cut() {
+    #[derive(Default)]
+    struct Told(parking_lot::Mutex<Vec<std::ops::Range<usize>>>);
+    impl CacheOwner for Told {
+        fn release_folio(&self, _folio: &mut LockedFolio) -> bool {
+            true
+        }
+
+        fn write_dirty(&self, _range: FileRange, _nr: usize) -> Result<usize, FsError> {
+            Ok(0)
+        }
+
+        fn invalidate_folio(&self, _folio: &mut LockedFolio, bytes: std::ops::Range<usize>) {
+            self.0.lock().push(bytes);
+        }
+    }
+    let file: Arc<OrderB> = volume(12, Mode::Lazy).file(None);
+    file.write(0, &[1; PAGE]).unwrap();
+    let told = Arc::new(Told::default());
+    let owner = Arc::downgrade(&told);
+    file.inode().cache().set_owner(owner);
+    file.inode().cache().truncate(FileRange::from(pos(3000)));
+    file.inode().cache().truncate(FileRange::ALL);
+    assert_eq!(*told.0.lock(), [3000..PAGE, 0..PAGE]);
+}
+
+/// Pages that are removed for good are not counted as dirty any more.
+#[test]
+fn what_is_removed_is_not_dirty() {
+    let volume = volume(12, Mode::Lazy);
+    let file: Arc<OrderB> = volume.file(None);
+    file.write(0, &[1; 4 * PAGE]).unwrap();
+    file.inode().cache().truncate(FileRange::ALL);
+    assert_eq!(file.inode().cache().nr_dirty(), 0);
+    assert_eq!(volume.pool.stats().nr_dirty, 0);
+}
+
+/// What is being written is waited for, then it goes: it does not stay behind as "busy".
+#[test]
+fn invalidation_waits_for_writeback() {
+    let volume = volume(12, Mode::Lazy);
+    let file: Arc<OrderB> = volume.file(None);
+    file.write(0, &[1; PAGE]).unwrap();
+    let cache = file.inode().cache();
+    let mut folio = cache.lock(&cache.find(PageIndex::ZERO).unwrap()).unwrap();
+    folio.clear_dirty_for_io();
+    folio.start_writeback();
+    folio.clear_all_dirty_blocks();
+    let written = (*folio).clone();
+    drop(folio);
+    let invalidation = thread::spawn({
+        let file = Arc::clone(&file);
+        move || file.inode().cache().invalidate(FileRange::ALL, false)
+    });
+    // It waits with the folio locked.
+    while !written.is_locked() && !invalidation.is_finished() {
+        thread::yield_now();
+    }
+    written.end_writeback();
+    drop(written);
+    assert_eq!(invalidation.join().unwrap(), Ok(()));
+    assert_eq!(file.inode().cache().nr_pages(), 0);
+}

@@ -1,0 +1,120 @@
+//! Steps of a fault that an edit once left out and no test noticed.
+
+use iomap_core::error::{Errno, FaultError};
+use iomap_core::ops::MapOps;
+use iomap_core::units::FileRange;
+use iomap_core::writeback::{WritebackControl, write_pages};
+
+use crate::file::{BOTH, Config, TestFile, page, pos};
+
+const PAGE: u64 = 4096;
+
+fn load(mapping: &iomap_core::mmap::soft::SoftMapping, at: u64, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0xAA; len];
+    mapping.load(pos(at), &mut bytes).unwrap();
+    bytes
+}
+
+/// The file shrank after the fault looked at its size, and before it had the folio.
+#[test]
+fn a_store_looks_at_the_end_again_with_the_folio_locked() {
+    let file = TestFile::new(Config::default(), 2 * PAGE);
+    let mapping = file.map(0..2, BOTH);
+    let _in_the_cache = load(&mapping, PAGE, 1);
+    let shrinking = std::sync::Arc::downgrade(&file);
+    file.hooks.lock().before_lock = Some(Box::new(move || {
+        if let Some(file) = shrinking.upgrade() {
+            file.inode().set_size(pos(PAGE));
+        }
+    }));
+    let stored = mapping.store(pos(PAGE), b"x");
+    assert_eq!(stored, Err(FaultError::BeyondEnd { page: page(1) }));
+    assert_eq!(file.inode().cache().nr_dirty(), 0);
+}
+
+/// The transaction around a store could not be closed: the page is writable, and the next sync tells.
+#[test]
+fn an_error_behind_a_fault_is_kept_for_the_next_sync() {
+    let file = TestFile::new(Config::default(), PAGE);
+    let mut seen = file.inode().cache().sample_error();
+    let mapping = file.map(0..1, BOTH);
+    file.hooks.lock().unlock_error = Some(Errno::NOSPC);
+    mapping.store(pos(0), b"x").unwrap();
+    let told = file.inode().cache().check_and_advance(&mut seen);
+    assert_eq!(told, Err(Errno::NOSPC));
+}
+
+#[test]
+fn a_store_fault_tells_the_backend_that_the_file_is_modified_and_a_load_does_not() {
+    let file = TestFile::new(Config::default(), PAGE);
+    let mapping = file.map(0..1, BOTH);
+    let _loaded = load(&mapping, 0, 1);
+    assert_eq!(file.hooks.lock().modified, 0);
+    mapping.store(pos(0), b"x").unwrap();
+    assert_eq!(file.hooks.lock().modified, 1);
+}
+
+/// What a page had of another file is not shown behind the end of this one.
+#[test]
+fn the_rest_of_the_last_page_is_zero_in_a_mapping() {
+    let config = Config {
+        bits: 10,
+        budget: 16,
+        ..Config::default()
+    };
+    let file = TestFile::new(config, 16 * PAGE);
+    // Every page of memory there is gets bytes.
+    file.write(0, &[0xFF; 16 * PAGE as usize]).unwrap();
+    file.sync();
+    file.truncate(0).unwrap();
+    file.write(0, &[1; 1_000]).unwrap();
+    let mapping = file.map(0..1, BOTH);
+    assert_eq!(load(&mapping, 1_000, 3_096), [0; 3_096]);
+}
+
+/// Pages around the one that faults are shown as well, but none that lies behind the end.
+#[test]
+fn a_large_folio_is_not_shown_past_the_end_of_the_file() {
+    let config = Config {
+        bits: 15,
+        blocks: 16,
+        ..Config::default()
+    };
+    let file = TestFile::new(config, 0);
+    file.write(0, &[1; 8 * PAGE as usize]).unwrap();
+    let cache = file.inode().cache();
+    assert_eq!(cache.find(page(0)).map(|folio| folio.pages()), Some(8));
+    file.truncate(7 * PAGE).unwrap();
+    let mapping = file.map(0..8, BOTH);
+    assert_eq!(load(&mapping, 0, 1), [1]);
+    let beyond = mapping.load(pos(7 * PAGE), &mut [0]);
+    assert_eq!(beyond, Err(FaultError::BeyondEnd { page: page(7) }));
+}
+
+/// A store behind the end inside the last page is not part of the file when a write makes the file
+/// grow over it, even inside the same page.
+#[test]
+fn a_write_inside_the_page_at_the_end_leaves_zeroes_between() {
+    let config = Config {
+        bits: 10,
+        ..Config::default()
+    };
+    let file = TestFile::new(config, 1_500);
+    let mapping = file.map(0..1, BOTH);
+    mapping.store(pos(0), &[1; 1_500]).unwrap();
+    mapping.store(pos(1_500), &[2; 2_500]).unwrap();
+    file.write(3_000, b"end").unwrap();
+    assert_eq!(load(&mapping, 1_500, 1_500), [0; 1_500]);
+}
+
+/// Writeback meets a page that a truncate under way has cut off: it is clean then, so it must not
+/// stay writable.
+#[test]
+fn a_page_behind_the_end_is_not_writable_when_writeback_has_given_it_up() {
+    let file = TestFile::new(Config::default(), 2 * PAGE);
+    let mapping = file.map(0..2, BOTH);
+    mapping.store(pos(PAGE), b"x").unwrap();
+    file.inode().set_size(pos(PAGE));
+    write_pages(&*file, &WritebackControl::sync(FileRange::ALL)).unwrap();
+    assert!(!mapping.try_store(pos(PAGE), b"y"), "lost without a trace");
+}
