@@ -54,3 +54,48 @@ fn a_direct_read_beside_a_store_that_allocates() {
 fn a_direct_read_that_begins_before_a_write_fault_has_its_folio() {
     holds("write-fault-gap");
 }
+
+#[test]
+fn a_punch_beside_a_device_that_writes_to_a_pinned_page() {
+    holds("pinned-page");
+}
+
+#[test]
+fn a_page_pinned_beside_the_search_for_pins() {
+    holds("pin-after-scan");
+}
+
+#[test]
+fn a_punch_that_waits_for_a_pin_whose_owner_faults() {
+    holds("pin-owner-faults");
+}
+
+#[test]
+fn a_power_cut_after_a_store_the_program_has_flushed() {
+    holds("sync-fault-crash");
+}
+
+#[test]
+fn a_sync_after_a_store_whose_fault_has_synced() {
+    holds("sync-fault-fsync");
+}
+
+#[test]
+fn a_synchronous_fault_beside_a_commit() {
+    holds("sync-fault-handle");
+}
+
+#[test]
+fn a_punch_beside_a_synchronous_fault() {
+    holds("sync-fault-punch");
+}
+
+#[test]
+fn a_commit_beside_a_store_to_the_page_it_logs() {
+    holds("commit-store");
+}
+
+#[test]
+fn a_commit_beside_the_data_of_a_store_that_has_allocated() {
+    holds("ordered-commit");
+}

@@ -13,7 +13,6 @@ use iomap_core::sync::{Rank, rank, thread};
 use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler, TaskId};
 use shuttle::{Config, FailurePersistence, MaxSteps, Runner};
 
-use super::file::RaceFile;
 use super::schedule::{AtSteps, Bounded, Script};
 use super::trace::{End, Trace};
 use super::{Actor, Race, scenes};
@@ -52,6 +51,12 @@ const PREEMPTIONS: usize = 3;
 /// Decisions in one run after which it counts as one that never ends.
 const STEPS: usize = 200_000;
 
+/// A file whose state stands beside the steps.
+pub(super) trait Watched {
+    /// The watched page in a few words.
+    fn state(&self) -> String;
+}
+
 /// The run under way.
 #[derive(Default)]
 struct Run {
@@ -59,7 +64,7 @@ struct Run {
     /// The threads of the race, by task.
     tasks: Vec<(TaskId, Actor)>,
     /// What to look at for the state beside a step.
-    file: Option<Arc<RaceFile>>,
+    file: Option<Arc<dyn Watched>>,
     schedules: usize,
     bad: Option<String>,
 }
@@ -143,8 +148,9 @@ fn one_run(race: &'static Race) {
 }
 
 /// Says which file the state beside the steps is of.
-pub(super) fn look_at(file: &Arc<RaceFile>) {
-    RUN.with(|run| run.borrow_mut().file = Some(Arc::clone(file)));
+pub(super) fn look_at(file: &Arc<impl Watched + 'static>) {
+    let file = Arc::clone(file);
+    RUN.with(|run| run.borrow_mut().file = Some(file));
 }
 
 /// Starts a thread of the race.

@@ -33,7 +33,7 @@ use iomap_core::user::SliceSource;
 use iomap_core::write::{WriteOptions, buffered_write};
 
 use super::disk::Disk;
-use super::engine::{bad, note, note_here};
+use super::engine::{Watched, bad, note, note_here};
 
 /// A block is a page.
 const BITS: u32 = 12;
@@ -177,6 +177,11 @@ impl RaceFile {
         self.inode.cache().find(PageIndex::new(page)).is_none()
     }
 
+    /// Whether a page has a block that counts as written.
+    pub(super) fn is_allocated(&self, page: u64) -> bool {
+        matches!(self.state.lock().blocks.get(&page), Some(Block::Written(_)))
+    }
+
     /// What the disk has of a page: zeroes where nothing was written.
     pub(super) fn stored(&self, page: u64) -> Vec<u8> {
         let block = self.state.lock().blocks.get(&page).copied();
@@ -184,32 +189,6 @@ impl RaceFile {
             Some(Block::Written(at)) => self.disk.block(at),
             _ => vec![0; PAGE],
         }
-    }
-
-    /// The watched page in a few words.
-    pub(super) fn state(&self) -> String {
-        let mut text = format!("page {}:", self.shown);
-        match self.inode.cache().find(PageIndex::new(self.shown)) {
-            None => text.push_str(" not cached"),
-            Some(folio) => {
-                let marks = [
-                    (folio.is_locked(), " locked"),
-                    (folio.is_dirty(), " dirty"),
-                    (folio.is_writeback(), " writeback"),
-                    (!folio.is_uptodate(), " not uptodate"),
-                ];
-                let set: String = marks.iter().filter(|m| m.0).map(|m| m.1).collect();
-                text.push_str(if set.is_empty() { " clean" } else { &set });
-            }
-        }
-        match self.state.try_lock() {
-            Some(state) => match state.blocks.get(&self.shown) {
-                Some(block) => text.push_str(&format!("; {block}")),
-                None => text.push_str("; hole"),
-            },
-            None => text.push_str("; map locked"),
-        }
-        text
     }
 
     fn numbers(&self, range: FileRange) -> Range<u64> {
@@ -245,6 +224,33 @@ impl RaceFile {
                 note_here(&format!("b{at} converted to written"));
             }
         }
+    }
+}
+
+impl Watched for RaceFile {
+    fn state(&self) -> String {
+        let mut text = format!("page {}:", self.shown);
+        match self.inode.cache().find(PageIndex::new(self.shown)) {
+            None => text.push_str(" not cached"),
+            Some(folio) => {
+                let marks = [
+                    (folio.is_locked(), " locked"),
+                    (folio.is_dirty(), " dirty"),
+                    (folio.is_writeback(), " writeback"),
+                    (!folio.is_uptodate(), " not uptodate"),
+                ];
+                let set: String = marks.iter().filter(|m| m.0).map(|m| m.1).collect();
+                text.push_str(if set.is_empty() { " clean" } else { &set });
+            }
+        }
+        match self.state.try_lock() {
+            Some(state) => match state.blocks.get(&self.shown) {
+                Some(block) => text.push_str(&format!("; {block}")),
+                None => text.push_str("; hole"),
+            },
+            None => text.push_str("; map locked"),
+        }
+        text
     }
 }
 

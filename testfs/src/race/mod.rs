@@ -1,10 +1,10 @@
 //! Races as schedules: each interleaving that breaks a rule, replayed step by step on the shipped
 //! code, and found again by a search that knows nothing of it.
 //!
-//! Owns the list of races ([`RACES`]), their scripts, and the picture of a run ([`trace`],
-//! [`render`]). Running needs a build whose locks, atomics and threads are scheduled
+//! Owns what a race and a script are ([`Race`]), the list of them ([`RACES`]), and the picture of a
+//! run ([`trace`], [`render`]). Running needs a build whose locks, atomics and threads are scheduled
 //! (`--cfg iomap_shuttle`; `cargo xtask race` makes it): there `engine` runs a script or a search,
-//! and `file`, `disk` and `scenes` are the file system, the device and the threads. The rules are the
+//! `file` and `disk`, `dax` and `journal` are the file systems and devices, and `scenes` the threads. The rules are the
 //! core's ([`iomap_core::mutation::Rule`]); turning one off needs the feature `mutation`.
 //!
 //! A script says which thread runs until which step. A thread that waits for a lock, for the disk or
@@ -12,17 +12,24 @@
 //! bad interleaving cannot happen, and with the rule off, where it does.
 
 #[cfg(iomap_shuttle)]
+mod dax;
+#[cfg(iomap_shuttle)]
 mod disk;
 #[cfg(iomap_shuttle)]
 pub mod engine;
 #[cfg(iomap_shuttle)]
 mod file;
+#[cfg(iomap_shuttle)]
+mod journal;
+mod list;
 pub mod render;
 #[cfg(iomap_shuttle)]
 mod scenes;
 #[cfg(iomap_shuttle)]
 mod schedule;
 pub mod trace;
+
+pub use list::RACES;
 
 /// A thread of a race, and the column it is drawn in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,127 +68,8 @@ pub struct Race {
     pub script: &'static [Line],
 }
 
-const fn actor(name: &'static str, column: &'static str) -> Actor {
-    Actor { name, column }
-}
-
-const fn until(actor: &'static str, until: &'static str) -> Line {
-    Line { actor, until }
-}
-
-const DISK_READS: Actor = actor("disk-reads", "disk");
-const DISK_WRITES: Actor = actor("disk-writes", "disk");
-
 /// A thread runs as far as it can.
 const AS_FAR_AS_IT_CAN: &str = "(as far as it can)";
-
-/// Every race.
-pub const RACES: &[Race] = &[
-    Race {
-        name: "stale-mapping",
-        title: "a large write beside writeback, conversion and reclaim of a page it has not reached",
-        discussion: "2022-12 iomap folio_ops, topic B",
-        rules: &["V1"],
-        harm: "bytes of another writer that were on the disk are replaced by zeroes",
-        actors: &[
-            actor("writer", "large write"),
-            actor("flusher", "flusher, reclaim"),
-            DISK_READS,
-            DISK_WRITES,
-        ],
-        script: &[
-            until("writer", "page 0 done"),
-            until("flusher", "the disk is asked to write"),
-            until("disk-writes", "writes"),
-            until("flusher", "page 1 is not cached"),
-            until("writer", AS_FAR_AS_IT_CAN),
-        ],
-    },
-    Race {
-        name: "done-hook",
-        title: "the done hook of a journalled write beside writeback",
-        discussion: "2022-12 iomap folio_ops, topic A",
-        rules: &["F1"],
-        harm: "bytes reach their place before the journal was told of them",
-        actors: &[
-            actor("writer", "write"),
-            actor("flusher", "flusher"),
-            DISK_READS,
-            DISK_WRITES,
-        ],
-        script: &[
-            until("writer", "folio unlocked"),
-            until("flusher", "the disk is asked to write"),
-            until("disk-writes", "writes"),
-            until("flusher", AS_FAR_AS_IT_CAN),
-            until("writer", AS_FAR_AS_IT_CAN),
-        ],
-    },
-    Race {
-        name: "direct-read-delalloc",
-        title: "a direct read beside a store and its writeback, delayed allocation (race A)",
-        discussion: "2019-12 ext4 direct I/O under the shared lock",
-        rules: &["O1"],
-        harm: "the read returns what the block held for its previous owner",
-        actors: &[
-            actor("reader", "direct read"),
-            actor("storer", "mmap store"),
-            actor("flusher", "flusher"),
-            DISK_READS,
-            DISK_WRITES,
-        ],
-        script: &[
-            until("reader", "cache settled"),
-            until("storer", AS_FAR_AS_IT_CAN),
-            until("flusher", "the disk is asked to write"),
-            until("reader", "the disk is asked to read"),
-            until("disk-reads", "reads"),
-            until("reader", AS_FAR_AS_IT_CAN),
-            until("disk-writes", "writes"),
-        ],
-    },
-    Race {
-        name: "direct-read-nodelalloc",
-        title: "a direct read beside a store whose fault allocates (race B)",
-        discussion: "2019-12 ext4 direct I/O under the shared lock",
-        rules: &["O1"],
-        harm: "the read returns what the block held for its previous owner",
-        actors: &[
-            actor("reader", "direct read"),
-            actor("storer", "mmap store"),
-            DISK_READS,
-            DISK_WRITES,
-        ],
-        script: &[
-            until("reader", "cache settled"),
-            until("storer", AS_FAR_AS_IT_CAN),
-            until("reader", "the disk is asked to read"),
-            until("disk-reads", "reads"),
-            until("reader", AS_FAR_AS_IT_CAN),
-        ],
-    },
-    Race {
-        name: "write-fault-gap",
-        title: "a direct read that begins before a write fault has its folio",
-        discussion: "2019-12 ext4 direct I/O under the shared lock",
-        rules: &["O4"],
-        harm: "the read returns what the block held for its previous owner",
-        actors: &[
-            actor("reader", "direct read"),
-            actor("storer", "mmap store"),
-            DISK_READS,
-            DISK_WRITES,
-        ],
-        script: &[
-            until("storer", "write fault, folio not locked yet"),
-            until("reader", "cache settled"),
-            until("storer", AS_FAR_AS_IT_CAN),
-            until("reader", "the disk is asked to read"),
-            until("disk-reads", "reads"),
-            until("reader", AS_FAR_AS_IT_CAN),
-        ],
-    },
-];
 
 /// The race called `name`.
 #[must_use]

@@ -12,6 +12,9 @@ use super::{AS_FAR_AS_IT_CAN, Race};
 
 /// Yields in a row after which a thread counts as one that waits.
 const SPINS: usize = 40;
+/// Yields in a row for which a search takes a thread for one that goes on. A thread also yields where
+/// it only is polite; PCT would never let it run again before the thread it was to overtake.
+const POLITE: usize = 8;
 /// Decisions for which the thread of the line before runs on, so that it wakes the one that is next.
 const GRACE: usize = 400;
 
@@ -147,17 +150,23 @@ fn goes_on(
 pub(super) struct AtSteps<S> {
     inner: S,
     seen: usize,
+    /// Yields since the last step.
+    yields: usize,
 }
 
 impl<S> AtSteps<S> {
     pub(super) const fn new(inner: S) -> Self {
-        Self { inner, seen: 0 }
+        Self {
+            inner,
+            seen: 0,
+            yields: 0,
+        }
     }
 }
 
 impl<S: Scheduler> Scheduler for AtSteps<S> {
     fn new_execution(&mut self) -> Option<Schedule> {
-        self.seen = 0;
+        (self.seen, self.yields) = (0, 0);
         self.inner.new_execution()
     }
 
@@ -170,8 +179,14 @@ impl<S: Scheduler> Scheduler for AtSteps<S> {
         if let Some(task) = goes_on(runnable, current, is_yielding, self.seen) {
             return Some(task);
         }
+        self.yields = if is_yielding && steps() == self.seen {
+            self.yields + 1
+        } else {
+            0
+        };
         self.seen = steps();
-        self.inner.next_task(runnable, current, is_yielding)
+        let waits = is_yielding && self.yields > POLITE;
+        self.inner.next_task(runnable, current, waits)
     }
 
     fn next_u64(&mut self) -> u64 {
@@ -179,8 +194,8 @@ impl<S: Scheduler> Scheduler for AtSteps<S> {
     }
 }
 
-/// Every schedule with at most so many preemptions, depth first. A switch away from a thread that
-/// waits, yields or has ended is none.
+/// Every schedule with at most so many preemptions, depth first: those with at most one, then those
+/// with at most two, and so on. A switch away from a thread that waits, yields or has ended is none.
 #[derive(Debug)]
 pub(super) struct Bounded {
     /// At each choice of the run: which, and of how many.
@@ -189,6 +204,8 @@ pub(super) struct Bounded {
     depth: usize,
     seen: usize,
     preemptions: usize,
+    /// The bound now, and at last.
+    bound: usize,
     most: usize,
     /// Runs left, and whether this is the first.
     left: usize,
@@ -203,14 +220,23 @@ impl Bounded {
             depth: 0,
             seen: 0,
             preemptions: 0,
+            bound: 1,
             most,
             left: schedules,
             first: true,
         }
     }
 
-    /// Goes to the next combination of choices. `false`: there is none.
+    /// Goes to the next combination of choices, or to one more preemption. `false`: there is none.
     fn advance(&mut self) -> bool {
+        if self.next_combination() {
+            return true;
+        }
+        self.bound += 1;
+        self.bound <= self.most
+    }
+
+    fn next_combination(&mut self) -> bool {
         while let Some((chosen, of)) = self.levels.pop() {
             if chosen + 1 < of {
                 self.levels.push((chosen + 1, of));
@@ -246,7 +272,7 @@ impl Scheduler for Bounded {
         let own = current.filter(|current| ids.contains(current));
         let preempts = own.is_some() && !is_yielding;
         let mut choices: Vec<TaskId> = own.filter(|_| preempts).into_iter().collect();
-        if !preempts || self.preemptions < self.most {
+        if !preempts || self.preemptions < self.bound {
             choices.extend(ids.iter().filter(|id| Some(**id) != own));
         }
         if choices.is_empty() {

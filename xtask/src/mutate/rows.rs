@@ -69,7 +69,7 @@ pub(super) const fn testfs(test: &'static str, words: &'static str) -> Case {
 }
 
 /// A race of `testfs/src/race`: its script and searches for it.
-const fn race(test: &'static str, words: &'static str) -> Case {
+pub(super) const fn race(test: &'static str, words: &'static str) -> Case {
     let target = Target::Test("shuttle_race");
     Case::new("testfs", Flavour::Shuttle, target, test, words)
 }
@@ -84,20 +84,32 @@ const DISCUSSIONS: &[Row] = &[
     row(
         "J1",
         "2.0 J1",
-        &[core(
-            "mmap",
-            "journal::a_store_between_checksum_and_payload_belongs_to_the_next_transaction",
-            "changed while it was logged",
-        )],
+        &[
+            core(
+                "mmap",
+                "journal::a_store_between_checksum_and_payload_belongs_to_the_next_transaction",
+                "changed while it was logged",
+            ),
+            race(
+                "a_commit_beside_a_store_to_the_page_it_logs",
+                "BAD: the log holds a page",
+            ),
+        ],
     ),
     row(
         "J2",
         "2.0 J2",
-        &[core(
-            "mmap",
-            "journal::a_store_between_checksum_and_payload_belongs_to_the_next_transaction",
-            "changed while it was logged",
-        )],
+        &[
+            core(
+                "mmap",
+                "journal::a_store_between_checksum_and_payload_belongs_to_the_next_transaction",
+                "changed while it was logged",
+            ),
+            race(
+                "a_commit_beside_a_store_to_the_page_it_logs",
+                "BAD: the log holds a page",
+            ),
+        ],
     ),
     row(
         "J3",
@@ -129,11 +141,17 @@ const DISCUSSIONS: &[Row] = &[
     row(
         "J6",
         "2.0 J6",
-        &[core(
-            "mmap",
-            "journal::ordered_data_of_a_store_is_on_the_device_before_the_commit_record",
-            "somebody else's bytes would be exposed",
-        )],
+        &[
+            core(
+                "mmap",
+                "journal::ordered_data_of_a_store_is_on_the_device_before_the_commit_record",
+                "somebody else's bytes would be exposed",
+            ),
+            race(
+                "a_commit_beside_the_data_of_a_store_that_has_allocated",
+                "BAD: after a power cut the file shows",
+            ),
+        ],
     ),
     row(
         "F1",

@@ -3,36 +3,54 @@
 //! Owns these rows and no others; their place in the table is in [`rows`](super).
 
 use super::super::table::Row;
-use super::{core, row, testfs, unit};
+use super::{core, race, row, testfs, unit};
 
 pub(super) const D1: Row = row(
     "D1",
     "2.2 D1",
-    &[core(
-        "dax",
-        "layout::a_pinned_block_is_not_freed_before_it_is_released",
-        "rule D1",
-    )],
+    &[
+        core(
+            "dax",
+            "layout::a_pinned_block_is_not_freed_before_it_is_released",
+            "rule D1",
+        ),
+        race(
+            "a_punch_beside_a_device_that_writes_to_a_pinned_page",
+            "BAD: the device changed a block",
+        ),
+    ],
 );
 
 pub(super) const D2: Row = row(
     "D2",
     "2.2 D2",
-    &[core(
-        "dax",
-        "layout::nobody_pins_a_page_after_the_search_without_a_fault",
-        "rule D2",
-    )],
+    &[
+        core(
+            "dax",
+            "layout::nobody_pins_a_page_after_the_search_without_a_fault",
+            "rule D2",
+        ),
+        race(
+            "a_page_pinned_beside_the_search_for_pins",
+            "BAD: the device changed a block",
+        ),
+    ],
 );
 
 pub(super) const D3: Row = row(
     "D3",
     "2.2 D3",
-    &[core(
-        "dax",
-        "layout::who_holds_a_pin_can_fault_while_it_is_waited_for",
-        "rule D3",
-    )],
+    &[
+        core(
+            "dax",
+            "layout::who_holds_a_pin_can_fault_while_it_is_waited_for",
+            "rule D3",
+        ),
+        race(
+            "a_punch_that_waits_for_a_pin_whose_owner_faults",
+            "deadlock!",
+        ),
+    ],
 );
 
 pub(super) const D4: Row = row(
@@ -77,27 +95,40 @@ pub(super) const S1: Row = row(
             "fs::dax::what_a_synchronous_mapping_stored_and_flushed_is_in_every_crash_image",
             "rule S1",
         ),
+        race(
+            "a_power_cut_after_a_store_the_program_has_flushed",
+            "BAD: the power cut left a hole",
+        ),
     ],
 );
 
 pub(super) const S2: Row = row(
     "S2",
     "2.4 S2",
-    &[core(
-        "dax",
-        "sync::a_store_after_the_sync_of_its_fault_is_seen_by_fsync",
-        "rule S2",
-    )],
+    &[
+        core(
+            "dax",
+            "sync::a_store_after_the_sync_of_its_fault_is_seen_by_fsync",
+            "rule S2",
+        ),
+        race(
+            "a_sync_after_a_store_whose_fault_has_synced",
+            "BAD: fdatasync left the store",
+        ),
+    ],
 );
 
 pub(super) const S3: Row = row(
     "S3",
     "2.4 S3",
-    &[core(
-        "dax",
-        "sync::no_transaction_is_open_while_a_fault_syncs",
-        "rule S3",
-    )],
+    &[
+        core(
+            "dax",
+            "sync::no_transaction_is_open_while_a_fault_syncs",
+            "rule S3",
+        ),
+        race("a_synchronous_fault_beside_a_commit", "deadlock!"),
+    ],
 );
 
 pub(super) const S4: Row = row(
@@ -112,11 +143,17 @@ pub(super) const S4: Row = row(
 pub(super) const S5: Row = row(
     "S5",
     "2.4 S5",
-    &[core(
-        "dax",
-        "sync::a_block_that_was_punched_during_the_sync_is_not_mapped",
-        "rule S5",
-    )],
+    &[
+        core(
+            "dax",
+            "sync::a_block_that_was_punched_during_the_sync_is_not_mapped",
+            "rule S5",
+        ),
+        race(
+            "a_punch_beside_a_synchronous_fault",
+            "BAD: the store changed a block",
+        ),
+    ],
 );
 
 pub(super) const S6: Row = row(
