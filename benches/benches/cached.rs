@@ -8,7 +8,7 @@
 
 use std::os::unix::fs::FileExt;
 
-use benches::{Mounted, PAGE, Positions, host_file, noise};
+use benches::{Buffer, Memory, Mounted, PAGE, Positions, host_file};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
 use iomap_core::units::FilePos;
@@ -25,14 +25,14 @@ fn pages<'a>(c: &'a mut Criterion, name: &str) -> BenchmarkGroup<'a, WallTime> {
 fn read(c: &mut Criterion) {
     for (set, len) in SETS {
         let mut group = pages(c, &format!("cached/read 4 KiB {set}"));
-        let mut page = vec![0; PAGE as usize];
+        let mut page = Buffer::noise(PAGE as usize, 0);
 
-        let memory = noise(len as usize);
+        let memory = Memory::noise(len as usize, true).expect("memory");
         let mut positions = Positions::new(len, PAGE);
         group.bench_function("memcpy", |b| {
             b.iter(|| {
                 let at = positions.draw() as usize;
-                page.copy_from_slice(&memory[at..at + PAGE as usize]);
+                page.copy_from_slice(&memory.bytes()[at..at + PAGE as usize]);
                 std::hint::black_box(&mut page);
             });
         });
@@ -64,14 +64,14 @@ fn read(c: &mut Criterion) {
 fn overwrite(c: &mut Criterion) {
     for (set, len) in SETS {
         let mut group = pages(c, &format!("cached/overwrite 4 KiB {set}"));
-        let page = noise(PAGE as usize);
+        let page = Buffer::noise(PAGE as usize, 0);
 
-        let mut memory = noise(len as usize);
+        let mut memory = Memory::noise(len as usize, true).expect("memory");
         let mut positions = Positions::new(len, PAGE);
         group.bench_function("memcpy", |b| {
             b.iter(|| {
                 let at = positions.draw() as usize;
-                memory[at..at + PAGE as usize].copy_from_slice(&page);
+                memory.bytes_mut()[at..at + PAGE as usize].copy_from_slice(&page);
                 std::hint::black_box(&mut memory);
             });
         });

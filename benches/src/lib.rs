@@ -14,7 +14,10 @@ mod raw_ring;
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::ops::{Deref, DerefMut};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
+
+use iomap_core::device::DeviceBuf;
 
 pub use flat::{Flat, flat};
 pub use in_memory::{NEW, in_memory, new_file};
@@ -72,6 +75,37 @@ pub fn noise(len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     random.fill(&mut bytes);
     bytes
+}
+
+/// A caller's buffer, filled with noise. Where it lies in a page is part of what is measured: copies
+/// are many times slower for some distances of source and destination.
+#[derive(Debug)]
+pub struct Buffer {
+    bytes: DeviceBuf,
+    behind: usize,
+}
+
+impl Buffer {
+    /// `len` bytes that begin `behind` bytes after the start of a page.
+    #[must_use]
+    pub fn noise(len: usize, behind: usize) -> Self {
+        let bytes = DeviceBuf::from_slice(&noise(behind + len), 4096);
+        Self { bytes, behind }
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[self.behind..]
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.behind..]
+    }
 }
 
 /// A file of `len` bytes of noise on the host, gone when dropped. In the folder of temporary

@@ -3,14 +3,14 @@
 //! Owns the only functions that touch folio memory: [`copy_to_shared`], [`copy_from_shared`] and
 //! [`zero_shared`], and [`SharedBytes`], a bounds-checked run of such memory. No `&[u8]` of folio
 //! memory is ever made: a reader races with a writer by design, as in a kernel, so the bytes stay
-//! outside the language's aliasing rules. On x86-64 the copy is a string instruction the compiler
-//! cannot see into; elsewhere, and under Miri, it is a loop of relaxed atomic bytes.
+//! outside the language's aliasing rules. How a byte is moved is [`copy`](super::copy).
 //!
 //! Owns no memory and no lock. Where the memory comes from is [`arena`](super::arena); when its
 //! contents mean something is the folio's flags.
 
 use std::ptr::NonNull;
 
+use super::copy;
 use crate::device::Segment;
 
 /// Copies `len` bytes of private memory at `src` to shared memory at `dst`.
@@ -21,8 +21,8 @@ use crate::device::Segment;
 /// no Rust reference to it is in use; the two do not overlap.
 #[inline]
 pub unsafe fn copy_to_shared(dst: *mut u8, src: *const u8, len: usize) {
-    // SAFETY: the caller's contract is the one of `copy`.
-    unsafe { imp::copy(dst, src, len) }
+    // SAFETY: the caller's contract is the one of `copy::copy`.
+    unsafe { copy::copy(dst, src, len) }
 }
 
 /// Copies `len` bytes of shared memory at `src` to private memory at `dst`. What is written to
@@ -34,8 +34,8 @@ pub unsafe fn copy_to_shared(dst: *mut u8, src: *const u8, len: usize) {
 /// `dst..dst + len` is writable and used by nobody else; the two do not overlap.
 #[inline]
 pub unsafe fn copy_from_shared(dst: *mut u8, src: *const u8, len: usize) {
-    // SAFETY: the caller's contract is the one of `copy`.
-    unsafe { imp::copy(dst, src, len) }
+    // SAFETY: the caller's contract is the one of `copy::copy`.
+    unsafe { copy::copy(dst, src, len) }
 }
 
 /// Writes `len` zero bytes to shared memory at `dst`.
@@ -44,78 +44,8 @@ pub unsafe fn copy_from_shared(dst: *mut u8, src: *const u8, len: usize) {
 ///
 /// `dst..dst + len` is mapped writable and no Rust reference to it is in use.
 pub unsafe fn zero_shared(dst: *mut u8, len: usize) {
-    // SAFETY: the caller's contract is the one of `zero`.
-    unsafe { imp::zero(dst, len) }
-}
-
-#[cfg(all(target_arch = "x86_64", not(miri)))]
-mod imp {
-    use std::arch::asm;
-
-    /// # Safety
-    ///
-    /// `src..src + len` readable, `dst..dst + len` writable, no overlap.
-    #[inline]
-    pub(super) unsafe fn copy(dst: *mut u8, src: *const u8, len: usize) {
-        // SAFETY: the caller vouches for the memory; the ABI keeps the direction flag clear; the
-        // instruction changes the three registers named and memory, nothing else.
-        unsafe {
-            asm!(
-                "rep movsb",
-                inout("rcx") len => _,
-                inout("rdi") dst => _,
-                inout("rsi") src => _,
-                options(nostack, preserves_flags),
-            );
-        }
-    }
-
-    /// # Safety
-    ///
-    /// `dst..dst + len` writable.
-    pub(super) unsafe fn zero(dst: *mut u8, len: usize) {
-        // SAFETY: as for `copy`.
-        unsafe {
-            asm!(
-                "rep stosb",
-                inout("rcx") len => _,
-                inout("rdi") dst => _,
-                in("al") 0u8,
-                options(nostack, preserves_flags),
-            );
-        }
-    }
-}
-
-#[cfg(not(all(target_arch = "x86_64", not(miri))))]
-mod imp {
-    // Plain memory seen as atomic bytes, not a synchronisation variable: the models need not see it.
-    use core::sync::atomic::{AtomicU8, Ordering};
-
-    /// # Safety
-    ///
-    /// `src..src + len` readable, `dst..dst + len` writable, no overlap.
-    #[inline]
-    pub(super) unsafe fn copy(dst: *mut u8, src: *const u8, len: usize) {
-        for at in 0..len {
-            // SAFETY: `at < len`, so both addresses lie in the memory the caller vouches for. Every
-            // access to the shared side is atomic or a device's.
-            unsafe {
-                let byte = AtomicU8::from_ptr(src.add(at).cast_mut()).load(Ordering::Relaxed);
-                AtomicU8::from_ptr(dst.add(at)).store(byte, Ordering::Relaxed);
-            }
-        }
-    }
-
-    /// # Safety
-    ///
-    /// `dst..dst + len` writable.
-    pub(super) unsafe fn zero(dst: *mut u8, len: usize) {
-        for at in 0..len {
-            // SAFETY: `at < len`; as for `copy`.
-            unsafe { AtomicU8::from_ptr(dst.add(at)).store(0, Ordering::Relaxed) };
-        }
-    }
+    // SAFETY: the caller's contract is the one of `copy::zero`.
+    unsafe { copy::zero(dst, len) }
 }
 
 /// A run of shared memory that stays mapped as long as the process lives.

@@ -43,6 +43,7 @@
 mod arena;
 mod buddy;
 pub mod bytes;
+mod copy;
 mod folio_ref;
 mod foreign;
 mod frames;

@@ -1,7 +1,8 @@
 //! Bytes that are in the cache: random reads and overwrites.
 //!
 //! Leaves out the device, growth of the file, and writeback. The memcpy floor copies from or to
-//! memory of the same size with pages of the same size.
+//! memory of the same size with pages of the same size. Buffers begin with a page, as one for direct
+//! I/O does, but where a group says otherwise.
 
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -13,12 +14,32 @@ use iomap_core::vfs::IoFlags;
 use super::{Case, KIB, LoopFile, MIB, len, plot, read_all, size_name, text, timed, write_all};
 use crate::compare::sample::Clock;
 use crate::compare::{Effort, Group, Ops, Role, Side};
-use crate::{Memory, Mounted, PAGE, Positions, flat, noise};
+use crate::{Buffer, Memory, Mounted, PAGE, Positions, flat, noise};
 
 const EXCLUDES: &str = "the device, growth of the file, writeback";
 const SET: u64 = 256 * MIB;
 const HOT: u64 = 64 * PAGE;
 const LARGE: u32 = 9;
+
+/// What a group does.
+#[derive(Clone, Copy)]
+struct Shape {
+    way: Way,
+    /// Bytes of the file.
+    set: u64,
+    /// Bytes of a call.
+    size: u64,
+    /// Of the folios.
+    order: u32,
+    /// Where in a page the caller's buffer begins.
+    behind: usize,
+}
+
+impl Shape {
+    fn buffer(self) -> Buffer {
+        Buffer::noise(len(self.size), self.behind)
+    }
+}
 
 /// What of the cached paths is done.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -43,50 +64,63 @@ pub(super) fn cases(effort: Effort) -> Vec<Case> {
         &[4 * KIB, 64 * KIB, MIB]
     };
     let mut cases = Vec::new();
+    let mut add = |id: String, shape| cases.push(Case::new(id, move |id| group(id, shape)));
     for way in [Way::Read, Way::Overwrite] {
         let name = way.name();
-        cases.push(Case::new(format!("{name}/4 KiB/hot"), move |id| {
-            group(id, way, HOT, PAGE, LARGE)
-        }));
+        let shape = Shape {
+            way,
+            set: SET,
+            size: PAGE,
+            order: LARGE,
+            behind: 0,
+        };
+        let hot = Shape { set: HOT, ..shape };
+        add(format!("{name}/4 KiB/hot"), hot);
+        // A structure's buffer behind a word; one of malloc behind its two.
+        for behind in [8, 16] {
+            let id = format!("{name}/4 KiB/hot, buffer {behind} B behind a page");
+            add(id, Shape { behind, ..hot });
+        }
         for &size in sizes {
             let id = format!("{name}/{}/256 MiB", size_name(size));
-            cases.push(Case::new(id, move |id| group(id, way, SET, size, LARGE)));
+            add(id, Shape { size, ..shape });
         }
-        cases.push(Case::new(
-            format!("{name}/4 KiB/256 MiB, 4 KiB folios"),
-            move |id| group(id, way, SET, PAGE, 0),
-        ));
+        let id = format!("{name}/4 KiB/256 MiB, 4 KiB folios");
+        add(id, Shape { order: 0, ..shape });
     }
     cases
 }
 
-fn group(id: String, way: Way, set: u64, size: u64, order: u32) -> Group {
+fn group(id: String, shape: Shape) -> Group {
+    let Shape {
+        way,
+        set,
+        size,
+        order,
+        behind,
+    } = shape;
     let picture = match way {
         Way::Read => "cached read, 256 MiB",
         Way::Overwrite => "cached overwrite, 256 MiB",
     };
-    let drawn = set == SET && order == LARGE;
+    let drawn = set == SET && order == LARGE && behind == 0;
     let mut sides = vec![
-        Side::new("memcpy", Role::Floor, move || {
-            memcpy(way, set, size, order > 0)
-        }),
-        Side::new("iomap-core", Role::Ours, move || {
-            core(way, set, size, order)
-        }),
+        Side::new("memcpy", Role::Floor, move || memcpy(shape)),
+        Side::new("iomap-core", Role::Ours, move || core(shape)),
         Side::new("kernel", Role::Kernel, move || {
             let file = crate::host_file(set).map_err(text)?;
-            kernel(way, set, size, file, ())
+            kernel(shape, file, ())
         }),
     ];
     if order > 0 {
-        let testfs = Side::new("testfs", Role::Ours, move || testfs(way, set, size));
+        let testfs = Side::new("testfs", Role::Ours, move || testfs(shape));
         sides.insert(2, testfs);
     }
     if size == PAGE && drawn {
         for (name, kind) in [("kernel ext4", "ext4"), ("kernel xfs", "xfs")] {
             sides.push(Side::new(name, Role::Kernel, move || {
                 let LoopFile { file, mount } = LoopFile::new(kind, set)?;
-                kernel(way, set, size, file, mount)
+                kernel(shape, file, mount)
             }));
         }
     }
@@ -106,14 +140,16 @@ fn group(id: String, way: Way, set: u64, size: u64, order: u32) -> Group {
 
 type Steps<W> = Result<W, String>;
 
-fn memcpy(
-    way: Way,
-    set: u64,
-    size: u64,
-    huge: bool,
-) -> Steps<impl FnMut(u64, &mut Clock) -> Result<(), String>> {
-    let mut memory = Memory::noise(len(set), huge).map_err(text)?;
-    let mut buf = noise(len(size));
+fn memcpy(shape: Shape) -> Steps<impl FnMut(u64, &mut Clock) -> Result<(), String>> {
+    let Shape {
+        way,
+        set,
+        size,
+        order,
+        ..
+    } = shape;
+    let mut memory = Memory::noise(len(set), order > 0).map_err(text)?;
+    let mut buf = shape.buffer();
     let mut positions = Positions::new(set, size);
     Ok(move |count, clock: &mut Clock| {
         timed(count, clock, || {
@@ -130,26 +166,28 @@ fn memcpy(
     })
 }
 
-fn core(
-    way: Way,
-    set: u64,
-    size: u64,
-    order: u32,
-) -> Steps<impl FnMut(u64, &mut Clock) -> Result<(), String>> {
+fn core(shape: Shape) -> Steps<impl FnMut(u64, &mut Clock) -> Result<(), String>> {
+    let Shape {
+        way,
+        set,
+        size,
+        order,
+        ..
+    } = shape;
     let device = Arc::new(MemoryDevice::new(set));
     let file = flat(device, set * 2, order).map_err(text)?.open();
-    let mut buf = noise(len(MIB.max(size)));
+    let mut fill = noise(len(MIB));
     // Everything in the cache, in folios as large as a stream gets them, and dirty for overwrites.
-    for at in (0..set).step_by(buf.len()) {
-        let part = buf.len().min(len(set - at));
+    for at in (0..set).step_by(fill.len()) {
+        let part = fill.len().min(len(set - at));
         let pos = FilePos::saturating(at);
         match way {
-            Way::Read => file.read_at(pos, &mut buf[..part], IoFlags::empty()),
-            Way::Overwrite => file.write_at(pos, &buf[..part], IoFlags::empty()),
+            Way::Read => file.read_at(pos, &mut fill[..part], IoFlags::empty()),
+            Way::Overwrite => file.write_at(pos, &fill[..part], IoFlags::empty()),
         }
         .map_err(text)?;
     }
-    buf.truncate(len(size));
+    let mut buf = shape.buffer();
     let mut positions = Positions::new(set, size);
     Ok(move |count, clock: &mut Clock| {
         timed(count, clock, || {
@@ -167,14 +205,11 @@ fn core(
     })
 }
 
-fn testfs(
-    way: Way,
-    set: u64,
-    size: u64,
-) -> Steps<impl FnMut(u64, &mut Clock) -> Result<(), String>> {
+fn testfs(shape: Shape) -> Steps<impl FnMut(u64, &mut Clock) -> Result<(), String>> {
+    let Shape { way, set, size, .. } = shape;
     let mounted = Mounted::with_cache(set * 4);
     let file = mounted.file_of(set);
-    let mut buf = noise(len(size));
+    let mut buf = shape.buffer();
     let mut positions = Positions::new(set, size);
     Ok(move |count, clock: &mut Clock| {
         let _mounted = &mounted;
@@ -190,13 +225,12 @@ fn testfs(
 
 /// `pread` and `pwrite` of a file in a file system that `keep` keeps mounted.
 fn kernel<K>(
-    way: Way,
-    set: u64,
-    size: u64,
+    shape: Shape,
     file: std::fs::File,
     keep: K,
 ) -> Steps<impl FnMut(u64, &mut Clock) -> Result<(), String>> {
-    let mut buf = noise(len(size));
+    let Shape { way, set, size, .. } = shape;
+    let mut buf = shape.buffer();
     let mut positions = Positions::new(set, size);
     // In this order: the file is closed before what keeps its file system is dropped.
     let held = (file, keep);

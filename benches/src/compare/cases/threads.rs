@@ -13,7 +13,7 @@ use iomap_core::vfs::IoFlags;
 use super::{Case, MIB, len, text};
 use crate::compare::sample::Clock;
 use crate::compare::{Effort, Group, Ops, Role, Side};
-use crate::{Memory, PAGE, Positions, flat, noise};
+use crate::{Buffer, Memory, PAGE, Positions, flat, noise};
 
 const SET: u64 = 128 * MIB;
 
@@ -72,7 +72,7 @@ fn work(
                 .map(|n| {
                     let (read, begin, end) = (&files[n % files.len()], &begin, &end);
                     scope.spawn(move || {
-                        let mut page = vec![0; len(PAGE)];
+                        let mut page = Buffer::noise(len(PAGE), 0);
                         let mut positions = Positions::seeded(SET, PAGE, n as u64);
                         begin.wait();
                         let outcome = (0..each).try_for_each(|_| read(positions.draw(), &mut page));
