@@ -11,6 +11,7 @@ use std::ptr::NonNull;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous};
 
 use super::bytes::SharedBytes;
+use super::copy;
 use crate::error::Errno;
 use crate::units::PAGE_SIZE;
 
@@ -93,6 +94,12 @@ impl Data {
                 pages as usize * PAGE_SIZE,
             )
         }
+    }
+
+    /// Begins to load the first bytes of page `page`. A hint: any number does no harm.
+    #[inline]
+    pub(super) fn prefetch(&self, page: u32) {
+        copy::prefetch(self.base.as_ptr().wrapping_add(page as usize * PAGE_SIZE));
     }
 
     /// Gives the memory of all pages back to the system; they read as zeroes afterwards.

@@ -3,7 +3,7 @@
 //! Owns the only functions that touch folio memory: [`copy_to_shared`], [`copy_from_shared`] and
 //! [`zero_shared`], and [`SharedBytes`], a bounds-checked run of such memory. No `&[u8]` of folio
 //! memory is ever made: a reader races with a writer by design, as in a kernel, so the bytes stay
-//! outside the language's aliasing rules. How a byte is moved is [`copy`](super::copy).
+//! outside the language's aliasing rules. How a byte is moved is [`copy`](mod@super::copy).
 //!
 //! Owns no memory and no lock. Where the memory comes from is [`arena`](super::arena); when its
 //! contents mean something is the folio's flags.

@@ -12,7 +12,7 @@
 //! and 28 times at 8 (measured on an AMD EPYC of 2023; `docs/PERFORMANCE.md`). Wide loads and
 //! stores do not care.
 
-pub(super) use imp::{copy, zero};
+pub(super) use imp::{copy, prefetch, zero};
 
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 mod imp {
@@ -20,6 +20,8 @@ mod imp {
 
     /// Bytes of one step of the wide copy.
     const BLOCK: usize = 128;
+    /// Cache lines a hint is given for; the processor sees the pattern by then.
+    const LINES: usize = 4;
 
     /// # Safety
     ///
@@ -105,6 +107,16 @@ mod imp {
         }
     }
 
+    /// Begins to load the lines at `at`. Any address will do: one that is not mapped is ignored.
+    #[inline]
+    pub(in crate::folio) fn prefetch(at: *const u8) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        for line in 0..LINES {
+            // SAFETY: SSE is part of x86-64; the instruction neither faults nor changes memory.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(line * 64).cast()) };
+        }
+    }
+
     /// # Safety
     ///
     /// `dst..dst + len` writable.
@@ -141,6 +153,8 @@ mod imp {
             }
         }
     }
+
+    pub(in crate::folio) fn prefetch(_at: *const u8) {}
 
     /// # Safety
     ///

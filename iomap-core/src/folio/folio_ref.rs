@@ -33,6 +33,8 @@ impl FolioRef {
     #[inline]
     pub(crate) fn try_get(pool: &'static Pool, id: u32, cache: u64, index: u64) -> Option<Self> {
         let meta = pool.folio(id);
+        // Taking the reference holds back every load behind it: the bytes are asked for before.
+        pool.data().prefetch(meta.page_of(index));
         if !meta.header.try_get() {
             return None;
         }

@@ -53,6 +53,14 @@ impl Folio {
         self.pfn.load(Ordering::Relaxed)
     }
 
+    /// The page of the data that holds page `index` of the file, if the folio is the one meant; else
+    /// any number.
+    #[inline]
+    pub(super) fn page_of(&self, index: u64) -> u32 {
+        let first = self.index.load(Ordering::Relaxed);
+        self.pfn().wrapping_add(index.wrapping_sub(first) as u32)
+    }
+
     /// log2 of the pages.
     #[inline]
     pub(crate) fn order(&self) -> u32 {
