@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 
 use crate::dax::{DaxTable, DaxVolume};
 use crate::device::BlockDevice;
+use crate::flusher::WriteStream;
 use crate::folio::PoolHandle;
 use crate::page_cache::PageCache;
 use crate::stats::Counters;
@@ -76,6 +77,7 @@ pub struct Inode {
     metadata: AtomicU64,
     /// The page at which the next cyclic writeback begins. A hint: relaxed.
     writeback_index: AtomicU64,
+    write_stream: WriteStream,
     dax: OnceLock<DaxTable>,
 }
 
@@ -107,6 +109,7 @@ impl Inode {
             attached: OnceLock::new(),
             metadata: AtomicU64::new(NOWHERE),
             writeback_index: AtomicU64::new(0),
+            write_stream: WriteStream::default(),
             dax: OnceLock::new(),
         }
     }
@@ -179,6 +182,12 @@ impl Inode {
     /// Notes where a cyclic writeback has stopped.
     pub(crate) fn set_writeback_index(&self, index: PageIndex) {
         self.writeback_index.store(index.get(), Ordering::Relaxed);
+    }
+
+    /// Where the stream of writes is.
+    #[inline]
+    pub(crate) const fn write_stream(&self) -> &WriteStream {
+        &self.write_stream
     }
 
     /// Takes the inode lock shared.

@@ -143,6 +143,7 @@ impl<B: FolioOps + ?Sized, S: UserSource> Write<'_, B, S> {
             // Accepted bytes are never taken back (rule B36).
             self.source.consume(done as usize);
             step.advance(done)?;
+            flusher::write_behind(inode, range.take(done));
             if grew && mutation::off(Rule::F6) {
                 crate::sync::thread::yield_now();
                 inode.set_size(range.take(done).end());

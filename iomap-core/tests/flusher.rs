@@ -70,6 +70,55 @@ fn dirty_data_is_written_when_it_has_expired() {
 }
 
 #[test]
+fn a_stream_is_written_behind_its_writer_and_other_writes_are_not() {
+    const MIB: u64 = 1 << 20;
+    // Below every limit: 64 MiB of cache, and nothing expires.
+    let volume = Volume::new(64 << 20, 12, 64 << 20, Mode::Lazy);
+    let lax = FlusherConfig {
+        background_percent: 95,
+        limit_percent: 98,
+        ..config()
+    };
+    let (flusher, time) = by_hand(&volume, lax);
+    time.store(100, Ordering::Relaxed);
+    let stream: Arc<OrderB> = volume.file(Some(&flusher));
+    let random: Arc<OrderB> = volume.file(Some(&flusher));
+    let chunk = vec![7; MIB as usize];
+    for n in 0..11 {
+        stream.write(n * MIB, &chunk).unwrap();
+        // From the end to the start.
+        random.write((10 - n) * MIB, &chunk).unwrap();
+    }
+    flusher.run_once(secs(101));
+    let dirty = |file: &OrderB, start, end| {
+        let bytes = |mib: u64| iomap_core::units::FilePos::new(mib * MIB).unwrap();
+        let range = FileRange::between(bytes(start), bytes(end));
+        file.inode().cache().has_dirty_or_writeback(range)
+    };
+    assert!(!dirty(&stream, 0, 8), "what lies behind the stream");
+    assert!(dirty(&stream, 8, 11), "what it may still be filling");
+    assert_eq!(random.inode().cache().nr_dirty(), 11 * MIB / PAGE);
+    assert_eq!(flusher.nr_listed(), 2, "the rest has its age as before");
+}
+
+#[test]
+fn a_stream_waits_for_its_age_where_write_behind_is_off() {
+    let volume = Volume::new(64 << 20, 12, 64 << 20, Mode::Lazy);
+    let lax = FlusherConfig {
+        background_percent: 95,
+        limit_percent: 98,
+        write_behind: false,
+        ..config()
+    };
+    let (flusher, time) = by_hand(&volume, lax);
+    time.store(100, Ordering::Relaxed);
+    let file: Arc<OrderB> = volume.file(Some(&flusher));
+    file.write(0, &vec![7; 9 << 20]).unwrap();
+    assert_eq!(flusher.run_once(secs(101)), 0);
+    assert_eq!(file.inode().cache().nr_dirty(), (9 << 20) / PAGE);
+}
+
+#[test]
 fn above_the_background_limit_the_oldest_inode_is_written_first_and_no_more_than_needed() {
     let volume = volume();
     let (flusher, time) = by_hand(&volume, config());

@@ -28,6 +28,20 @@ enum Measure {
     Scaling([&'static str; 2], [&'static str; 2]),
 }
 
+impl Measure {
+    /// The same of another side than ours.
+    const fn of(self, side: &'static str) -> Self {
+        match self {
+            Time(_, base) => Time(side, base),
+            Cpu(_, base) => Cpu(side, base),
+            Faster(_, base) => Faster(side, base),
+            CpuFaster(_, base) => CpuFaster(side, base),
+            CpuExtra(_, base) => CpuExtra(side, base),
+            Scaling(_, base) => Scaling([side; 2], base),
+        }
+    }
+}
+
 /// A row of the table.
 #[derive(Clone, Copy, Debug)]
 struct Budget {
@@ -35,6 +49,15 @@ struct Budget {
     group: &'static str,
     measure: Measure,
     bound: f64,
+    /// A side that nothing can be faster than: its own number is told beside ours.
+    floor: Option<&'static str>,
+}
+
+impl Budget {
+    const fn beside(mut self, floor: &'static str) -> Self {
+        self.floor = Some(floor);
+        self
+    }
 }
 
 const fn row(text: &'static str, group: &'static str, measure: Measure, bound: f64) -> Budget {
@@ -43,6 +66,7 @@ const fn row(text: &'static str, group: &'static str, measure: Measure, bound: f
         group,
         measure,
         bound,
+        floor: None,
     }
 }
 
@@ -72,13 +96,15 @@ const BUDGETS: &[Budget] = &[
         READ,
         CpuFaster("iomap-core", "kernel"),
         2.5,
-    ),
+    )
+    .beside("memcpy"),
     row(
         "the same in 4 KiB folios: at least 1.7 x faster than pread",
         READ_SMALL,
         CpuFaster("iomap-core", "kernel"),
         1.7,
-    ),
+    )
+    .beside("memcpy"),
     row(
         "hot 4 KiB read: at most memcpy + 25 ns",
         READ_HOT,
@@ -105,13 +131,15 @@ const BUDGETS: &[Budget] = &[
         OVERWRITE,
         CpuFaster("iomap-core", "kernel ext4"),
         3.0,
-    ),
+    )
+    .beside("memcpy"),
     row(
         "cached 4 KiB overwrite: at least 3 x faster than xfs",
         OVERWRITE,
         CpuFaster("iomap-core", "kernel xfs"),
         3.0,
-    ),
+    )
+    .beside("memcpy"),
     row(
         "stream write + fsync: at least 0.9 of the raw bandwidth",
         WRITE_SYNC,
@@ -205,12 +233,32 @@ pub struct Judged {
     pub at_least: bool,
     /// The number, with its spread over the rounds.
     pub measured: Option<Spread>,
+    /// The number of a side that nothing can be faster than, where the bound is against something
+    /// else: a bound beyond it cannot be met on this machine.
+    pub floor: Option<(&'static str, f64)>,
     /// Whether it holds.
     pub verdict: Verdict,
     /// The median is less than a tenth away from the bound: another run may say otherwise.
     pub close: bool,
     /// Why there is no number.
     pub missing: Option<String>,
+}
+
+impl Judged {
+    /// What there is to say beside the number: why there is none, how sure the verdict is, and what
+    /// no implementation could do better.
+    #[must_use]
+    pub fn note(&self) -> String {
+        let mut parts = Vec::new();
+        parts.extend(self.missing.clone());
+        if self.close {
+            parts.push("within a tenth of the bound".to_owned());
+        }
+        if let Some((name, number)) = self.floor {
+            parts.push(format!("{name} itself {number:.2}"));
+        }
+        parts.join(", ")
+    }
 }
 
 /// Judges every budget by `results`.
@@ -221,17 +269,25 @@ pub fn judge(results: &[GroupResult]) -> Vec<Judged> {
 
 fn judge_one(budget: &Budget, results: &[GroupResult]) -> Judged {
     let at_least = matches!(budget.measure, Faster(..) | CpuFaster(..) | Scaling(..));
-    let measured = results
+    let group = results
         .iter()
         .find(|g| g.id == budget.group)
-        .ok_or_else(|| "not part of this run".to_owned())
+        .ok_or_else(|| "not part of this run".to_owned());
+    let measured = group
+        .clone()
         .and_then(|group| measure(budget.measure, group));
+    let floor = group.ok().and_then(|group| {
+        let name = budget.floor?;
+        let spread = measure(budget.measure.of(name), group).ok()?;
+        Some((name, spread.median))
+    });
     let mut judged = Judged {
         text: budget.text,
         group: budget.group,
         bound: budget.bound,
         at_least,
         measured: None,
+        floor,
         verdict: Verdict::NotMeasured,
         close: false,
         missing: None,
@@ -344,7 +400,7 @@ mod tests {
                 }
                 Scaling(a, b) => [a, b].concat(),
             };
-            for name in wanted {
+            for name in wanted.into_iter().chain(budget.floor) {
                 assert!(names.contains(&name), "{}: no side {name}", budget.group);
             }
         }
@@ -365,6 +421,12 @@ mod tests {
         let faster = verdict_of(BUDGETS[1].text, &results);
         assert_eq!(faster.verdict, Verdict::Ahead);
         assert!(!faster.close, "3.0 is more than a tenth above 2.5");
+        let (name, floor) = faster.floor.expect("memcpy was measured");
+        assert_eq!(name, "memcpy");
+        assert!(
+            (floor - 3.9).abs() < 1e-9,
+            "memcpy itself is 3.9 times faster"
+        );
         let extra = verdict_of("hot 4 KiB read: at most memcpy + 25 ns", &results);
         assert_eq!(extra.verdict, Verdict::Ahead);
         assert!((extra.measured.expect("both sides").median - 20.0).abs() < 1e-9);

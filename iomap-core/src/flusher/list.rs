@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::DirtyOwner;
 use crate::sync::{Condvar, Mutex, Rank};
+use crate::units::FileRange;
 
 /// An inode that has been dirty for a while.
 pub(super) struct Entry {
@@ -13,6 +14,16 @@ pub(super) struct Entry {
     pub(super) since: Duration,
     pub(super) owner: Weak<dyn DirtyOwner>,
 }
+
+/// A part of a file that a stream of writes has left behind it.
+pub(super) struct Part {
+    pub(super) owner: Weak<dyn DirtyOwner>,
+    pub(super) range: FileRange,
+}
+
+/// Parts kept at most: a flusher that is so far behind gets no more of them, and what they would
+/// have named is written when it expires.
+const PARTS_MAX: usize = 256;
 
 /// The list and its two conditions.
 pub(super) struct DirtyList {
@@ -26,6 +37,8 @@ pub(super) struct DirtyList {
 #[derive(Default)]
 struct State {
     entries: VecDeque<Entry>,
+    /// What streams of writes have left behind them.
+    parts: Vec<Part>,
     /// Pages reclaim wants clean.
     asked: u64,
     kicked: bool,
@@ -69,6 +82,20 @@ impl DirtyList {
             state.kicked = true;
             self.wake.notify_one();
         }
+    }
+
+    /// Wakes the thread to write `part`.
+    pub(super) fn push_part(&self, part: Part) {
+        let mut state = self.state.lock();
+        if state.parts.len() < PARTS_MAX {
+            state.parts.push(part);
+            state.kicked = true;
+            self.wake.notify_one();
+        }
+    }
+
+    pub(super) fn take_parts(&self) -> Vec<Part> {
+        std::mem::take(&mut self.state.lock().parts)
     }
 
     pub(super) fn take_asked(&self) -> u64 {

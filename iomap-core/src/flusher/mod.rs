@@ -13,6 +13,7 @@
 //! while they write. A writer is slowed down before it locks a folio or opens a transaction
 //! (a wait under either could never end).
 
+mod behind;
 mod list;
 mod throttle;
 mod worker;
@@ -21,10 +22,11 @@ use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+pub(crate) use behind::{WriteStream, write_behind};
 pub use throttle::balance_dirty_pages;
 pub use worker::IoendWorker;
 
-use self::list::{DirtyList, Entry};
+use self::list::{DirtyList, Entry, Part};
 use crate::device::BlockDevice;
 use crate::folio::{DirtyPressure, PoolHandle};
 use crate::page_cache::CacheOwner;
@@ -52,6 +54,10 @@ pub trait DirtyOwner: CacheOwner {
     /// Sets that mark. Returns whether it was not set: then the caller puts it on the list.
     fn list(&self) -> bool;
 
+    /// Starts to write what is dirty in `range`, from its start on, and waits for none of it. An
+    /// error is kept for `fsync`. Called with no locks held.
+    fn write_range(&self, range: FileRange);
+
     /// Keeps the backend's inode in memory, unless it is going away.
     fn keep(&self) -> Option<Arc<dyn Send + Sync>>;
 }
@@ -67,19 +73,23 @@ pub struct FlusherConfig {
     pub expire: Duration,
     /// How often ages are looked at.
     pub period: Duration,
+    /// Whether a stream of writes (8 MiB, each behind the one before) is written back while it goes
+    /// on, so that copy and transfer go side by side. Without, it waits for its age or a limit.
+    pub write_behind: bool,
     /// Whether the flusher has threads of its own. Without, somebody calls
     /// [`Flusher::run_once`] and [`Flusher::run_worker`].
     pub threads: bool,
 }
 
 impl Default for FlusherConfig {
-    /// 20 and 40 percent, 30 and 5 seconds.
+    /// 20 and 40 percent, 30 and 5 seconds, with write-behind and threads.
     fn default() -> Self {
         Self {
             background_percent: 20,
             limit_percent: 40,
             expire: Duration::from_secs(30),
             period: Duration::from_secs(5),
+            write_behind: true,
             threads: true,
         }
     }
@@ -168,6 +178,14 @@ impl Flusher {
         self.start_thread();
     }
 
+    /// A stream of writes to `owner` has left `range` behind it: it is written soon.
+    fn push_part(&self, owner: &Arc<dyn DirtyOwner>, range: FileRange) {
+        self.shared.list.push_part(Part {
+            owner: Arc::downgrade(owner),
+            range,
+        });
+    }
+
     /// Makes the thread look now whether something has to be written.
     pub fn wake(&self) {
         self.shared.list.ask_for(0);
@@ -179,9 +197,10 @@ impl Flusher {
         self.shared.list.len()
     }
 
-    /// One round of background writeback at time `now` of the clock: what has expired, and as much
-    /// of the rest as is dirty above the background limit or was asked for, the oldest first.
-    /// Returns the pages submitted, all of which have been written on return. Holds no locks.
+    /// One round of background writeback at time `now` of the clock: what streams of writes have left
+    /// behind them, what has expired, and as much of the rest as is dirty above the background limit
+    /// or was asked for, the oldest first. Returns the pages submitted of all but the streams; on
+    /// return everything submitted has been written. Holds no locks.
     pub fn run_once(&self, now: Duration) -> usize {
         self.shared.run_once(now)
     }
@@ -246,7 +265,30 @@ impl Shared {
         }
     }
 
+    /// Writes what streams have left behind them, until there is no more of it.
+    fn write_parts(&self) {
+        loop {
+            let parts = self.list.take_parts();
+            if parts.is_empty() {
+                return;
+            }
+            // All of them are on their way before one is waited for: the device has enough to do
+            // while the stream makes the next ones.
+            let mut started = Vec::with_capacity(parts.len());
+            for part in parts {
+                if let Some(owner) = part.owner.upgrade() {
+                    owner.write_range(part.range);
+                    started.push(owner);
+                }
+            }
+            for owner in started {
+                owner.settle();
+            }
+        }
+    }
+
     fn run_once(&self, now: Duration) -> usize {
+        self.write_parts();
         let wanted = usize::try_from(self.list.take_asked().max(self.excess())).unwrap_or(CHUNK);
         let mut written = 0;
         let mut started: Vec<Arc<dyn DirtyOwner>> = Vec::new();

@@ -90,6 +90,13 @@ impl WritebackControl {
         }
     }
 
+    /// From the start of the range on, and not where the last round stopped.
+    #[must_use]
+    pub(crate) const fn in_order(mut self) -> Self {
+        self.cyclic = false;
+        self
+    }
+
     /// Only what has storage already. See [`WritebackControl::mapped_only`].
     #[must_use]
     pub const fn mapped_only(mut self) -> Self {

@@ -106,6 +106,14 @@ impl<B: WritebackOps + 'static> DirtyOwner for Owner<B> {
         !self.listed.swap(true, Ordering::AcqRel)
     }
 
+    fn write_range(&self, range: FileRange) {
+        if let Some(backend) = self.backend.upgrade() {
+            let control = WritebackControl::background(range, u64::MAX).in_order();
+            // After an error the data is still dirty; one that lost data is on record.
+            let _kept = walk(&*backend, &control, false);
+        }
+    }
+
     fn keep(&self) -> Option<Arc<dyn Send + Sync>> {
         let backend: Arc<dyn Send + Sync> = self.backend.upgrade()?;
         Some(backend)

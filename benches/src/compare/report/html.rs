@@ -73,10 +73,9 @@ fn budgets(judged: &[Judged], memory: &[Memory]) -> String {
                 format!("{:.2} – {:.2}", s.low, s.high),
             )
         });
-        let note = match (&j.missing, j.close) {
-            (Some(why), _) => format!(": {}", escape(why)),
-            (None, true) => ", within a tenth of the bound".to_owned(),
-            (None, false) => String::new(),
+        let note = match j.note() {
+            none if none.is_empty() => none,
+            some => format!(": {}", escape(&some)),
         };
         out += &budget_row(j.text, &number, &spread, j.verdict, &note);
     }

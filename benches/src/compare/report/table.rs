@@ -40,15 +40,14 @@ pub fn group(group: &GroupResult) -> String {
 pub fn budgets(judged: &[Judged], memory: &[Memory]) -> String {
     let mut out = String::from("budgets\n");
     for j in judged {
-        let number = match j.measured {
-            Some(s) => format!("{:.2} [{:.2} .. {:.2}]", s.median, s.low, s.high),
-            None => j.missing.clone().unwrap_or_default(),
-        };
-        let close = if j.close { ", within a tenth" } else { "" };
+        let number = j.measured.map_or_else(String::new, |s| {
+            format!("{:.2} [{:.2} .. {:.2}] ", s.median, s.low, s.high)
+        });
         out += &format!(
-            "  {:<12} {:<62} {number}{close}\n",
+            "  {:<12} {:<62} {number}{}\n",
             j.verdict.name(),
-            j.text
+            j.text,
+            j.note()
         );
     }
     for m in memory {
