@@ -5,14 +5,19 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use io_uring::{IoUring, opcode, types};
 use iomap_core::device::DeviceBuf;
+use rustix::buffer::spare_capacity;
+use rustix::event::epoll;
+use rustix::io::Errno;
 
 /// A ring for one file, and a buffer for each request in flight.
 pub struct RawRing {
     ring: IoUring,
+    /// Sleeps here for completions, if not in the ring.
+    epoll: Option<OwnedFd>,
     file: File,
     bufs: Vec<DeviceBuf>,
 }
@@ -36,12 +41,54 @@ impl RawRing {
             .setup_single_issuer()
             .setup_defer_taskrun()
             .build(depth)?;
+        Ok(Self::with(ring, None, file, depth, size))
+    }
+
+    /// As [`RawRing::new`], but it sleeps in epoll, as a runtime that has other things to wait for
+    /// does, and any thread may use it.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses io_uring or epoll.
+    pub fn polled(file: File, depth: u32, size: usize) -> io::Result<Self> {
+        let ring = IoUring::new(depth)?;
+        let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let data = epoll::EventData::new_u64(0);
+        // SAFETY: the ring's descriptor is open while `ring` lives, which is longer than this call.
+        let fd = unsafe { BorrowedFd::borrow_raw(ring.as_raw_fd()) };
+        epoll::add(
+            &poll,
+            fd,
+            data,
+            epoll::EventFlags::IN | epoll::EventFlags::ET,
+        )?;
+        Ok(Self::with(ring, Some(poll), file, depth, size))
+    }
+
+    fn with(ring: IoUring, epoll: Option<OwnedFd>, file: File, depth: u32, size: usize) -> Self {
         let bufs = (0..depth).map(|_| DeviceBuf::from_slice(&crate::noise(size), 4096));
-        Ok(Self {
+        Self {
             ring,
+            epoll,
             file,
             bufs: bufs.collect(),
-        })
+        }
+    }
+
+    /// Starts what was pushed, and sleeps until something has completed.
+    fn enter(&mut self) -> io::Result<()> {
+        let Some(poll) = &self.epoll else {
+            return self.ring.submit_and_wait(1).map(drop);
+        };
+        self.ring.submit()?;
+        let mut events = Vec::with_capacity(1);
+        while self.ring.completion().is_empty() {
+            match epoll::wait(poll, spare_capacity(&mut events), None) {
+                Ok(_) | Err(Errno::INTR) => events.clear(),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
     }
 
     /// The file.
@@ -68,7 +115,7 @@ impl RawRing {
                 self.push(slot, write, next())?;
                 sent += 1;
             }
-            self.ring.submit_and_wait(1)?;
+            self.enter()?;
             for cqe in self.ring.completion() {
                 let slot = cqe.user_data() as usize;
                 ended += 1;

@@ -163,7 +163,8 @@ const BUDGETS: &[Budget] = &[
         ONE,
         Time("tokio", "pread O_DIRECT"),
         1.08,
-    ),
+    )
+    .beside("raw ring + epoll"),
     row(
         "direct 4 KiB, 32 in flight: at least 0.97 of the raw ring",
         MANY,

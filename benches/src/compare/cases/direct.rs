@@ -64,6 +64,9 @@ fn read_one(id: String) -> Group {
             Side::new("device", Role::Ours, device),
             Side::new("iomap-core", Role::Ours, || core(false)),
             Side::new("testfs", Role::Ours, || testfs(false)),
+            Side::new("raw ring + epoll", Role::Floor, || {
+                raw(|file| RawRing::polled(file, 1, len(PAGE)))
+            }),
             Side::new("tokio", Role::Ours, || tokio_reads(1)),
             Side::new("fio psync", Role::Tool, || fio(1)),
         ],
@@ -87,7 +90,10 @@ fn read_many(id: String, depth: usize) -> Group {
         id,
         "read one random page past the caches, that many in flight",
         vec![
-            Side::new("raw io_uring", Role::Floor, move || raw(depth)),
+            Side::new("raw io_uring", Role::Floor, move || {
+                let depth = u32::try_from(depth).map_err(text)?;
+                raw(move |file| RawRing::new(file, depth, len(PAGE)))
+            }),
             Side::new("iomap-core", Role::Ours, move || tickets(depth)),
             Side::new("tokio", Role::Ours, move || tokio_reads(depth)),
             Side::new("fio io_uring", Role::Tool, move || fio(depth)),
@@ -175,11 +181,11 @@ fn page() -> DeviceBuf {
     DeviceBuf::from_slice(&noise(len(PAGE)), len(PAGE))
 }
 
-fn raw(depth: usize) -> Result<impl FnMut(u64, &mut Clock) -> Result<(), String>, String> {
+fn raw(
+    make: impl FnOnce(std::fs::File) -> std::io::Result<RawRing>,
+) -> Result<impl FnMut(u64, &mut Clock) -> Result<(), String>, String> {
     let named = host_path(SET)?;
-    let file = open_direct(named.path())?;
-    let depth = u32::try_from(depth).map_err(text)?;
-    let mut ring = RawRing::new(file, depth, len(PAGE)).map_err(text)?;
+    let mut ring = make(open_direct(named.path())?).map_err(text)?;
     let mut positions = Positions::new(SET, PAGE);
     Ok(move |count, clock: &mut Clock| {
         let _named = &named;
