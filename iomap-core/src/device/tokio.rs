@@ -2,8 +2,8 @@
 //!
 //! Owns [`AsyncDevice`]: two small tasks. One sleeps on the device's own descriptor and runs the
 //! completions; no thread is handed anything. The other starts what has been submitted: it runs
-//! after the tasks that are ready, so that all they submit enters the kernel at once. Knows nothing
-//! of files.
+//! after the tasks that are ready, so that all they submit enters the kernel at once; a request that
+//! comes alone does not wait for it. Knows nothing of files.
 //!
 //! Futures here may be dropped at any time: a request goes on, and what it works on is owned by
 //! the request.
@@ -43,6 +43,9 @@ struct Shared {
     /// Whether we hold a plug of the device. Swapped with `AcqRel` by submitters (to true, then
     /// they plug) and by whoever unplugs (to false, first): every plug is undone once.
     plugged: AtomicBool,
+    /// Whether requests come one at a time: the last completions were of one request, and no other
+    /// was in flight. A hint, relaxed: stored where completions are run, loaded by submitters.
+    alone: AtomicBool,
     batched: bool,
 }
 
@@ -66,6 +69,7 @@ impl AsyncDevice {
             device,
             flush: Notify::new(),
             plugged: AtomicBool::new(false),
+            alone: AtomicBool::new(true),
             batched,
         });
         let mut tasks = Vec::new();
@@ -129,6 +133,12 @@ impl AsyncDevice {
 }
 
 impl Shared {
+    /// Whether a request is not expected to have company: then it is started at once, and the task
+    /// that starts what has gathered need not run.
+    fn is_alone(&self) -> bool {
+        self.alone.load(Ordering::Relaxed) && self.device.in_flight() == 0
+    }
+
     fn plug(&self) {
         if self.batched && !self.plugged.swap(true, Ordering::AcqRel) {
             self.device.plug();
@@ -155,6 +165,8 @@ async fn reap(shared: Arc<Shared>, fd: AsyncFd<OwnedFd>) {
     while let Ok(mut ready) = fd.readable().await {
         // First, so that what comes while completions run makes it ready again.
         ready.clear_ready();
+        let alone = shared.device.in_flight() <= 1;
+        shared.alone.store(alone, Ordering::Relaxed);
         shared.device.poll();
     }
 }
@@ -171,7 +183,9 @@ impl BlockDevice for AsyncDevice {
     super::pass_to_device!(self => self.shared.device);
 
     fn submit(&self, bio: Bio) {
-        self.shared.plug();
+        if !self.shared.is_alone() {
+            self.shared.plug();
+        }
         self.shared.device.submit(bio);
     }
 
