@@ -3,7 +3,7 @@
 //! Owns symbolic links (followed inside of the image only, never to the host), `..`, and the
 //! messages when a path leads nowhere. Does not own what is done there.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
 use iomap_core::error::Errno;
 use iomap_core::vfs::{Attr, DirEntry, FileType, Ino, Vfs};
@@ -212,6 +212,30 @@ impl<'a> Walker<'a> {
         let mut entries = self.list(dir)?;
         entries.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(entries)
+    }
+}
+
+/// The directories that a walk over a whole tree has been in.
+///
+/// A directory has one name. An image that was tampered with may have a directory below itself, or
+/// in several places: a walk that goes into it each time may never end.
+#[derive(Debug, Default)]
+pub(crate) struct Visited(HashSet<Ino>);
+
+impl Visited {
+    /// The directory `dir`, which is at `place`, is about to be gone into; a failure if it was before.
+    pub(crate) fn enter(&mut self, place: &InImage, dir: Ino) -> Outcome<()> {
+        if self.0.insert(dir) {
+            return Ok(());
+        }
+        let failure = Failure::of(
+            place,
+            "a second name of a directory; it is not gone into again",
+        );
+        Err(failure.hint(format!(
+            "`iomapfs check {}` tells what is wrong with the image",
+            place.image.display()
+        )))
     }
 }
 

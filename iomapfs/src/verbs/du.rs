@@ -13,7 +13,7 @@ use crate::failure::{Outcome, complain, fs_words};
 use crate::image::{Access, Opening};
 use crate::out::{self, human};
 use crate::place::InImage;
-use crate::walk::{Follow, Walker, join};
+use crate::walk::{Follow, Visited, Walker, join};
 
 struct Row {
     place: InImage,
@@ -93,7 +93,8 @@ impl Counter<'_> {
             });
             return;
         }
-        let mut stack = vec![self.open(vfs, place.clone(), attr.ino, own)];
+        let mut visited = Visited::default();
+        let mut stack = vec![self.open(vfs, &mut visited, place.clone(), (attr.ino, own))];
         while let Some(top) = stack.last_mut() {
             if let Some((name, attr)) = top.rest.pop() {
                 let place = InImage {
@@ -102,7 +103,7 @@ impl Counter<'_> {
                 };
                 let own = self.own(&attr);
                 if attr.kind == FileType::Directory {
-                    let open = self.open(vfs, place, attr.ino, own);
+                    let open = self.open(vfs, &mut visited, place, (attr.ino, own));
                     stack.push(open);
                     continue;
                 }
@@ -137,8 +138,20 @@ impl Counter<'_> {
         }
     }
 
-    fn open(&mut self, vfs: &dyn Vfs, place: InImage, dir: Ino, bytes: u64) -> Open {
+    /// A directory whose own space is `bytes`.
+    fn open(
+        &mut self,
+        vfs: &dyn Vfs,
+        visited: &mut Visited,
+        place: InImage,
+        (dir, bytes): (Ino, u64),
+    ) -> Open {
         let mut rest = Vec::new();
+        if let Err(failure) = visited.enter(&place, dir) {
+            failure.print();
+            self.failed = true;
+            return Open { place, bytes, rest };
+        }
         match Walker::new(vfs).list_sorted(dir) {
             Ok(entries) => {
                 for entry in entries.into_iter().rev() {

@@ -4,7 +4,7 @@
 
 use std::io::Write;
 
-use iomap_core::vfs::{Attr, FileType, Vfs};
+use iomap_core::vfs::{Attr, FileType, Ino, Vfs};
 use serde_json::{Map, Value, json};
 
 use crate::cli::LsArgs;
@@ -12,7 +12,7 @@ use crate::failure::{Failure, Outcome, complain, fs_words};
 use crate::image::{Access, Opening};
 use crate::out::{self, human};
 use crate::place::InImage;
-use crate::walk::{Follow, Walker, join};
+use crate::walk::{Follow, Visited, Walker, join};
 
 /// A line of a listing.
 struct Row {
@@ -65,7 +65,7 @@ impl Lister<'_> {
         };
         let attr = Walker::new(vfs).find(place, follow)?;
         if attr.kind == FileType::Directory && !self.args.directory {
-            return self.directory(vfs, place, &attr);
+            return self.tree(vfs, place, attr.ino);
         }
         let row = self.row(vfs, place.path.clone(), attr);
         self.sections.push(Section {
@@ -75,10 +75,37 @@ impl Lister<'_> {
         Ok(())
     }
 
-    fn directory(&mut self, vfs: &dyn Vfs, place: &InImage, attr: &Attr) -> Outcome<()> {
+    /// A directory, and with `-R` everything below, with a stack of its own: a deep image cannot
+    /// exhaust the program's. Fails if the directory itself cannot be read.
+    fn tree(&mut self, vfs: &dyn Vfs, place: &InImage, dir: Ino) -> Outcome<()> {
+        let mut visited = Visited::default();
+        visited.enter(place, dir)?;
+        let mut stack = self.directory(vfs, place, dir)?;
+        while let Some((place, dir)) = stack.pop() {
+            let listed = visited
+                .enter(&place, dir)
+                .and_then(|()| self.directory(vfs, &place, dir));
+            match listed {
+                Ok(below) => stack.extend(below),
+                Err(failure) => {
+                    failure.print();
+                    self.failed = true;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Lists one directory. Returns those to go on with, the last one first.
+    fn directory(
+        &mut self,
+        vfs: &dyn Vfs,
+        place: &InImage,
+        dir: Ino,
+    ) -> Outcome<Vec<(InImage, Ino)>> {
         let walker = Walker::new(vfs);
         let entries = walker
-            .list_sorted(attr.ino)
+            .list_sorted(dir)
             .map_err(|error| Failure::of(place, fs_words(&error)))?;
         let mut rows = Vec::new();
         for entry in entries {
@@ -88,32 +115,23 @@ impl Lister<'_> {
             match vfs.getattr(entry.ino) {
                 Ok(attr) => rows.push(self.row(vfs, entry.name, attr)),
                 Err(error) => {
-                    let at = printable_join(place, &entry.name);
+                    let at = joined(place, &entry.name);
                     complain(&format!("{at}: {}", fs_words(&error)));
                     self.failed = true;
                 }
             }
         }
-        let below: Vec<_> = rows
+        let below = rows
             .iter()
+            .rev()
             .filter(|row| self.args.recursive && row.attr.kind == FileType::Directory)
-            .map(|row| (row.name.clone(), row.attr))
+            .map(|row| (joined(place, &row.name), row.attr.ino))
             .collect();
         self.sections.push(Section {
             title: place.clone(),
             rows,
         });
-        for (name, attr) in below {
-            let place = InImage {
-                path: join(&place.path, &name),
-                ..place.clone()
-            };
-            if let Err(failure) = self.directory(vfs, &place, &attr) {
-                failure.print();
-                self.failed = true;
-            }
-        }
-        Ok(())
+        Ok(below)
     }
 
     fn row(&self, vfs: &dyn Vfs, name: Vec<u8>, attr: Attr) -> Row {
@@ -126,7 +144,7 @@ impl Lister<'_> {
     }
 }
 
-fn printable_join(place: &InImage, name: &[u8]) -> InImage {
+fn joined(place: &InImage, name: &[u8]) -> InImage {
     InImage {
         path: join(&place.path, name),
         ..place.clone()

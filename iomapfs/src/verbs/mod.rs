@@ -25,7 +25,7 @@ use crate::cli::{Cli, Verb};
 use crate::failure::{Failure, Outcome, complain};
 use crate::image::{Access, Image, Opening};
 use crate::place::InImage;
-use crate::walk::Walker;
+use crate::walk::{Visited, Walker};
 
 /// Runs what the command line asks for.
 pub(crate) fn run(cli: Cli) -> Outcome {
@@ -132,13 +132,17 @@ fn for_each_below(
 ) -> Outcome {
     let walker = Walker::new(vfs);
     let root = walker.find(place, crate::walk::Follow::No)?;
-    let mut code = 0;
+    let (mut code, mut visited) = (0, Visited::default());
     let mut stack = vec![(place.clone(), root)];
     while let Some((place, attr)) = stack.pop() {
         if let Err(failure) = f(&place, &attr) {
             note(&failure, &mut code)?;
         }
         if attr.kind != iomap_core::vfs::FileType::Directory {
+            continue;
+        }
+        if let Err(failure) = visited.enter(&place, attr.ino) {
+            note(&failure, &mut code)?;
             continue;
         }
         let entries = match walker.list_sorted(attr.ino) {

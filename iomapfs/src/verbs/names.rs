@@ -11,7 +11,7 @@ use crate::cli::{LnArgs, MkdirArgs, MvArgs, RmArgs};
 use crate::failure::{Failure, Outcome, fs_words};
 use crate::image::{Access, Image, Opening};
 use crate::place::{InImage, Place};
-use crate::walk::{Follow, Spot, Walker, join, last_name};
+use crate::walk::{Follow, Spot, Visited, Walker, join, last_name};
 
 /// Makes directories.
 pub(crate) fn mkdir(args: &MkdirArgs, opening: &Opening) -> Outcome {
@@ -135,8 +135,9 @@ struct Emptying {
 
 /// Removes a directory and everything below, with a stack of its own. Returns the exit code.
 fn remove_tree(vfs: &dyn Vfs, place: &InImage, spot: &Spot, dir: Ino, verbose: bool) -> Outcome {
-    let mut code = 0;
-    let open = |place: InImage, dir: Ino, parent: Ino, name: Vec<u8>| {
+    let (mut code, mut visited) = (0, Visited::default());
+    let mut open = |place: InImage, dir: Ino, parent: Ino, name: Vec<u8>| {
+        visited.enter(&place, dir)?;
         let rest = Walker::new(vfs).list(dir);
         let rest = rest.map_err(|error| Failure::of(&place, fs_words(&error)))?;
         Ok::<_, Failure>(Emptying {

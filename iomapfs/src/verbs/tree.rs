@@ -13,7 +13,7 @@ use crate::failure::{Outcome, complain, fs_words};
 use crate::image::{Access, Opening};
 use crate::out::{self, human};
 use crate::place::InImage;
-use crate::walk::{Walker, join};
+use crate::walk::{Visited, Walker, join};
 
 /// Levels that are drawn at most: paths end long before.
 const DEPTH_MAX: usize = 4096;
@@ -58,9 +58,24 @@ fn collect(
 ) -> Vec<Line> {
     let mut lines = Vec::new();
     let limit = args.level.unwrap_or(DEPTH_MAX).min(DEPTH_MAX);
-    let mut open = |path: Vec<u8>, dir: Ino| Open {
-        rest: entries(vfs, place, &path, dir, args, failed),
-        path,
+    let mut visited = Visited::default();
+    let mut open = |path: Vec<u8>, dir: Ino| {
+        let at = InImage {
+            path,
+            ..place.clone()
+        };
+        let rest = match visited.enter(&at, dir) {
+            Ok(()) => entries(vfs, &at, dir, args, failed),
+            Err(failure) => {
+                failure.print();
+                *failed = true;
+                Vec::new()
+            }
+        };
+        Open {
+            path: at.path,
+            rest,
+        }
     };
     let mut stack = vec![open(place.path.clone(), root)];
     while let Some(top) = stack.last_mut() {
@@ -84,11 +99,10 @@ fn collect(
     lines
 }
 
-/// The entries of a directory, last first.
+/// The entries of the directory at `place`, last first.
 fn entries(
     vfs: &dyn Vfs,
     place: &InImage,
-    path: &[u8],
     dir: Ino,
     args: &TreeArgs,
     failed: &mut bool,
@@ -104,7 +118,7 @@ fn entries(
     let listed = match Walker::new(vfs).list_sorted(dir) {
         Ok(listed) => listed,
         Err(error) => {
-            complain_at(path.to_vec(), &error);
+            complain_at(place.path.clone(), &error);
             return Vec::new();
         }
     };
@@ -116,7 +130,7 @@ fn entries(
         }
         match vfs.getattr(entry.ino) {
             Ok(attr) => entries.push((entry.name, attr)),
-            Err(error) => complain_at(join(path, &entry.name), &error),
+            Err(error) => complain_at(join(&place.path, &entry.name), &error),
         }
     }
     entries
