@@ -251,6 +251,11 @@ fn names_are_made_moved_linked_and_removed() {
     bench.ok(["ln", "t.img:/home/shadow", "t.img:/etc"]);
     let nlink = bench.json(["stat", "--json", "t.img:/etc/shadow"])["paths"][0]["nlink"].clone();
     assert_eq!(nlink, 2);
+    assert!(
+        bench
+            .fails(1, ["ln", "-f", "t.img:/home/shadow", "t.img:/home/shadow"])
+            .contains("is that file already")
+    );
     bench.ok(["mv", "--exchange", "t.img:/etc", "t.img:/home"]);
     assert_eq!(bench.ok(["ls", "t.img:/etc"]), "link\nshadow\n");
     assert!(

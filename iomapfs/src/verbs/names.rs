@@ -361,6 +361,9 @@ pub(crate) fn ln(args: &LnArgs, opening: &Opening) -> Outcome {
         match make()? {
             Ok(_) => Ok(()),
             Err(error) if args.force && error.errno() == Errno::EXIST => {
+                if is_same(vfs, &target, dir, &name)? {
+                    return Err(Failure::of(&shown, "is that file already"));
+                }
                 vfs.unlink(dir, &name).map_err(|e| failed(&e))?;
                 make()?.map(|_| ()).map_err(|e| failed(&e))
             }
@@ -368,6 +371,18 @@ pub(crate) fn ln(args: &LnArgs, opening: &Opening) -> Outcome {
         }
     })?;
     Ok(0)
+}
+
+/// Whether `name` in `dir` is a name of the target of a hard link: removing it could be the end of
+/// the file.
+fn is_same(vfs: &dyn Vfs, target: &Place, dir: Ino, name: &[u8]) -> Outcome<bool> {
+    let Place::Image(target) = target else {
+        return Ok(false);
+    };
+    let attr = Walker::new(vfs).find(target, Follow::No)?;
+    let there = vfs.lookup(dir, name);
+    let there = there.map_err(|error| Failure::of(target, fs_words(&error)))?;
+    Ok(there.ino == attr.ino)
 }
 
 /// Where the link goes: into a directory, or at the name itself.
