@@ -74,6 +74,16 @@ fn mkfs_overwrites_nothing_of_value_and_leaves_nothing_behind() {
             .contains("power of two")
     );
     assert!(
+        bench
+            .fails(
+                2,
+                [
+                    "mkfs", "-t", "testfs", "new.img", "--size", "1M", "-b", "8G"
+                ]
+            )
+            .contains("too large")
+    );
+    assert!(
         !bench.path("new.img").exists(),
         "what was made in vain is gone"
     );

@@ -55,13 +55,13 @@ pub(crate) fn run(args: &MkfsArgs, opening: &Opening) -> Outcome {
         );
     };
     let driver = usable(type_named(name)?)?;
-    let made = existing(&args.image, args)?;
-    let device = open(&args.image, args)?;
     let block_size = match args.block_size.map(|size| u32::try_from(size.bytes())) {
         Some(Err(_)) => return Err(Failure::usage("--block-size is too large")),
         Some(Ok(size)) => Some(size),
         None => None,
     };
+    let made = existing(&args.image, args)?;
+    let device = open(&args.image, args)?;
     let me = crate::verbs::me();
     let request = MkfsRequest {
         block_size,
