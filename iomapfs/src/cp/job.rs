@@ -83,7 +83,7 @@ impl<T: TargetDir> Context<T> {
             Ok(false) => {
                 self.report.counts.skipped.fetch_add(1, Relaxed);
             }
-            // What is left out on purpose is no error.
+            // What is in the way of the copy is an image in use.
             Err(trouble)
                 if trouble.errno == Errno::BUSY && job.item.meta.kind == FileType::Regular =>
             {

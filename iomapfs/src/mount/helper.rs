@@ -85,13 +85,14 @@ fn read(args: &[OsString]) -> Outcome<Asked> {
         };
         for (at, letter) in letters.char_indices() {
             // The value is the rest of the word, or the next one.
-            let mut value = || {
+            let mut value = || -> Outcome<String> {
                 let attached = &letters[at + letter.len_utf8()..];
-                match (attached.is_empty(), rest.next()) {
-                    (false, _) => Ok(attached.to_owned()),
-                    (true, Some(next)) => Ok(utf8(next)?.to_owned()),
-                    (true, None) => Err(usage(&format!("-{letter} needs a value"))),
+                if !attached.is_empty() {
+                    return Ok(attached.to_owned());
                 }
+                let next = rest.next();
+                let next = next.ok_or_else(|| usage(&format!("-{letter} needs a value")))?;
+                Ok(utf8(next)?.to_owned())
             };
             match letter {
                 'o' => {
@@ -158,7 +159,7 @@ mod tests {
     #[test]
     fn options_are_read_as_mount_passes_them() {
         let asked = read(&args(
-            "mount.iomapfs img dir -sn -o ro,noexec -v -t iomapfs.testfs -onodev",
+            "mount.iomapfs img -sn -o ro,noexec -v -t iomapfs.testfs -onodev dir",
         ))
         .unwrap();
         assert_eq!(asked.paths, ["img", "dir"]);

@@ -115,11 +115,8 @@ impl Job {
             .spawn()
             .map_err(system)?;
         let mut answer = Vec::new();
-        if let Some(mut pipe) = server.stdout.take() {
-            let mut byte = [0];
-            if pipe.read(&mut byte).map_err(system)? == 1 {
-                answer.push(byte[0]);
-            }
+        if let Some(pipe) = server.stdout.take() {
+            pipe.take(1).read_to_end(&mut answer).map_err(system)?;
         }
         if answer == [LIVE] {
             return Ok(0);
