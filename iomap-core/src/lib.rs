@@ -3,8 +3,8 @@
 //!
 //! A file system author supplies the mapping from file ranges to storage ([`ops::MapOps`]) and a few
 //! hooks. Everything else is here: a page cache with large folios, buffered reads and writes with
-//! delayed allocation, writeback, zeroing, direct I/O, seek, fiemap, and errors that reach `fsync`.
-//! It is what `fs/iomap`, `mm/filemap` and writeback are to a kernel file system, written new.
+//! delayed allocation, writeback, zeroing, direct I/O, memory mappings, DAX, seek, fiemap, and errors
+//! that reach `fsync`. It is what `fs/iomap`, `mm/filemap` and writeback are to a kernel file system, written new.
 //!
 //! # From question to code
 //!
@@ -15,7 +15,8 @@
 //! | What happens in a read? | [`read`] | [`readahead`], [`page_cache`] |
 //! | What happens in a write? | [`write`](mod@write) | `folio_write.rs`, [`delalloc`] |
 //! | How do dirty bytes reach the device? | [`writeback`] | [`ioend`], [`fsync`], [`flusher`] |
-//! | What happens around the cache? | [`file`](mod@file) | [`device`] |
+//! | What happens around the cache? | [`direct`] | [`file`](mod@file), [`device`] |
+//! | What must a device be able to do? | [`device`] | [`device::immediate`], the devices of `testfs` |
 //! | How is a range made zero, or private? | [`zero`] | [`unshare`], [`resize`] |
 //! | Where is data, where is it stored? | [`seek`] | [`fiemap`] |
 //! | What is a folio, who may touch it? | [`folio`] | [`page_cache`] |
@@ -23,6 +24,7 @@
 //! | What is a DAX file? | [`dax`] | [`dax_io`] |
 //! | What does a journal ask of the cache? | [`commit`] | [`ops::FolioOps`], `tests/mmap/journal.rs` |
 //! | Which lock before which? | [`sync`](mod@sync) | `docs/LOCKING.md` |
+//! | Which rules are there, what fails without one? | [`mutation`] | `cargo xtask mutate` |
 //! | What does a mount ask for? | [`vfs`] | [`file`](mod@file) |
 //!
 //! # Layers
