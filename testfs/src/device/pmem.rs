@@ -145,9 +145,13 @@ impl PmemDevice {
         if let Some(errno) = state.persist_error {
             return Err(errno);
         }
-        let start = addr as usize / LINE * LINE;
-        let end = ((addr + len) as usize).next_multiple_of(LINE);
-        let end = end.min(state.durable.len());
+        let size = state.durable.len();
+        let end = addr.checked_add(len).filter(|end| *end <= size as u64);
+        let end = end.ok_or(Errno::NXIO)? as usize;
+        let (start, end) = (
+            addr as usize / LINE * LINE,
+            end.next_multiple_of(LINE).min(size),
+        );
         self.memory
             .read(DevAddr::new(start as u64), &mut state.durable[start..end])
     }
@@ -249,6 +253,16 @@ mod tests {
         device.flush().unwrap();
         let durable = device.durable_image();
         assert_eq!((durable[512], durable[1023], durable[4096]), (1, 1, 0));
+    }
+
+    #[test]
+    fn what_lies_past_the_end_cannot_be_persisted() {
+        let device = PmemDevice::new(8192).unwrap();
+        for (addr, len) in [(8192, 1), (8000, 193), (u64::MAX, 1), (0, u64::MAX)] {
+            let error = device.persist(DevAddr::new(addr), len).unwrap_err();
+            assert_eq!(error.errno, Errno::NXIO);
+        }
+        device.persist(DevAddr::new(8000), 192).unwrap();
     }
 
     #[test]

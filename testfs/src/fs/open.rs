@@ -124,4 +124,8 @@ impl FaultHandler for OpenHandle {
     ) -> Result<(), FaultError> {
         fault(&**self.used.inode(), range, page, access)
     }
+
+    fn reaches(&self, page: PageIndex) -> bool {
+        page.pos() < self.used.core.size()
+    }
 }
