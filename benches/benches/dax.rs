@@ -7,76 +7,22 @@
 //! `load` shows a page, `store` makes a page writable and dirty; each starts from a page nobody shows.
 //! `store and flush` is a store, and what `sync_file_range` does for its page.
 
-use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 use std::sync::Arc;
 
-use benches::{NEW, PAGE, Positions, noise};
+use benches::{DaxBed, PAGE, Positions, noise};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use iomap_core::dax::FileDaxDevice;
-use iomap_core::device::OpenOptions;
 use iomap_core::mmap::soft::SoftMapping;
 use iomap_core::mmap::{Access, MapOptions, Mmu, Prot};
 use iomap_core::units::{FilePos, FileRange, PageIndex};
-use iomap_core::vfs::{IoFlags, OpenFile, OpenFlags, Special, Vfs};
-use tempfile::TempDir;
-use testfs::fs::{MkfsOptions, MountOptions, TestFs};
+use iomap_core::vfs::IoFlags;
 
 const MIB: u64 = 1 << 20;
-const IMAGE: u64 = 256 * MIB;
 const FILE: u64 = 128 * MIB;
 
-/// A mounted DAX file system with one file of noise.
-struct Bed {
-    _fs: Arc<TestFs>,
-    file: Arc<dyn OpenFile>,
-    dir: TempDir,
-}
-
-impl Bed {
-    fn new() -> Self {
-        let shm = Path::new("/dev/shm");
-        let dir = if shm.is_dir() {
-            tempfile::tempdir_in(shm)
-        } else {
-            tempfile::tempdir()
-        };
-        let dir = dir.expect("a temporary folder");
-        let options = OpenOptions {
-            create_size: Some(IMAGE),
-            ..OpenOptions::default()
-        };
-        let device = FileDaxDevice::open(dir.path().join("image"), &options);
-        let device = Arc::new(device.expect("room for the image"));
-        TestFs::mkfs(device.clone(), &MkfsOptions::default()).expect("a new image");
-        let options = MountOptions {
-            dax: true,
-            ..MountOptions::default()
-        };
-        let fs = TestFs::mount_dax(device, options).expect("a new image");
-        let attr = fs.mknod(fs.root(), b"file", Special::Regular, &NEW);
-        let ino = attr.expect("an empty folder").ino;
-        let flags = OpenFlags::READ | OpenFlags::WRITE;
-        let file = fs.open(ino, flags).expect("a new file");
-        let bytes = noise(FILE as usize);
-        let written = file.write_at(FilePos::ZERO, &bytes, IoFlags::empty());
-        assert_eq!(written.expect("room"), bytes.len());
-        file.fsync(false).expect("a sync");
-        Self { _fs: fs, file, dir }
-    }
-
-    fn host_file(&self) -> File {
-        let path = self.dir.path().join("host");
-        std::fs::write(&path, noise(FILE as usize)).expect("room");
-        let file = File::options().read(true).write(true).open(path);
-        file.expect("just written")
-    }
-}
-
 fn calls(c: &mut Criterion) {
-    let bed = Bed::new();
-    let host = bed.host_file();
+    let bed = DaxBed::new(FILE as usize).expect("room for the image");
+    let host = bed.host_file().expect("room");
     let mut memory = noise(FILE as usize);
     for (name, len) in [("4 KiB", PAGE), ("1 MiB", MIB)] {
         let mut buffer = noise(len as usize);
@@ -125,7 +71,7 @@ fn calls(c: &mut Criterion) {
 }
 
 fn faults(c: &mut Criterion) {
-    let bed = Bed::new();
+    let bed = DaxBed::new(FILE as usize).expect("room for the image");
     let handler = Arc::clone(&bed.file).fault_handler();
     // One page short of a large entry: every fault is of one page.
     let shown = PageIndex::new(1)..PageIndex::new(512);

@@ -5,7 +5,9 @@
 //! comparison rows (memcpy, the kernel) are measured in the same run on the same machine, because
 //! only their ratio says something.
 
+mod bare_uffd;
 pub mod compare;
+mod dax_bed;
 mod flat;
 mod in_memory;
 mod memory;
@@ -19,6 +21,8 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 
 use iomap_core::device::DeviceBuf;
 
+pub use bare_uffd::BareUffd;
+pub use dax_bed::DaxBed;
 pub use flat::{Flat, flat};
 pub use in_memory::{NEW, in_memory, new_file};
 pub use memory::Memory;

@@ -32,6 +32,9 @@ const UNSAFE_FILES: &[&str] = &[
     "iomap-core/src/device/tokio.rs",
     "benches/src/memory.rs",
     "benches/src/raw_ring.rs",
+    // userfaultfd without the library, and loads and stores of memory mappings.
+    "benches/src/bare_uffd.rs",
+    "benches/src/compare/cases/mapping.rs",
     // The bytes of a mapped device, and the instructions that flush them.
     "iomap-core/src/dax/memory.rs",
     "iomap-core/src/dax/lines.rs",

@@ -82,8 +82,8 @@ const MANY: &str = "direct/read 4 KiB, 32 in flight";
 const WRITE_SYNC: &str = "stream/write 1 MiB + fsync";
 const COLD: &str = "stream/cold read 1 MiB";
 
-/// The budgets of `DESIGN.md` section 8 that this runner measures; mounts, mappings and ext4 images
-/// have theirs when they exist.
+/// The budgets of `DESIGN.md` section 8 that this runner measures; mounts and ext4 images have theirs
+/// when they exist.
 const BUDGETS: &[Budget] = &[
     row(
         "cached 4 KiB read, 256 MiB: at most 1.25 x memcpy",
@@ -194,6 +194,24 @@ const BUDGETS: &[Budget] = &[
         "growth/writeback 64 pages",
         Time("1 TiB", "4 MiB"),
         1.25,
+    ),
+    row(
+        "read fault of a mapping: at most 1.3 x bare userfaultfd",
+        "mapping/read fault",
+        Time("iomap-core", "userfaultfd"),
+        1.3,
+    ),
+    row(
+        "write fault of a mapping: at most 1.3 x bare userfaultfd",
+        "mapping/write fault",
+        Time("iomap-core", "userfaultfd"),
+        1.3,
+    ),
+    row(
+        "write-protect 4096 pages for a commit: at most 1.5 x one ioctl",
+        "mapping/write-protect 4096 pages",
+        Cpu("commit", "one ioctl"),
+        1.5,
     ),
 ];
 

@@ -190,6 +190,13 @@ fn round(setup: &Setup, length: Duration, ops: &Arc<AtomicU64>, totals: &mut Tot
         fs.unmount().map_err(text)?;
     }
     drop(fs);
+    let left = Arc::strong_count(&device);
+    if left > 1 {
+        eprintln!(
+            "round {}: {left} users of the device are left",
+            totals.rounds
+        );
+    }
     drop(device);
     let device = deferred(&memory, setup, setup.seed ^ 1);
     let fs = mount(&device, setup)?;
@@ -216,10 +223,24 @@ fn verify(fs: &Arc<TestFs>, model: &Model, workers: &[Worker], setup: &Setup) ->
     let mapping = file.mmap(range(0, attr.size), BOTH, true).map_err(text)?;
     let mut mapped = vec![0; content.len()];
     mapping.load(FilePos::ZERO, &mut mapped).map_err(text)?;
-    if mapped != content {
-        return Err("after the mount the mapping shows other bytes than a read".into());
-    }
-    Ok(())
+    let Some(at) = mapped.iter().zip(&content).position(|(a, b)| a != b) else {
+        return Ok(());
+    };
+    let (page, mut again) = (at / 4096 * 4096, vec![0; content.len()]);
+    read(&*file, 0, &mut again, iomap_core::vfs::IoFlags::empty())?;
+    let differ = mapped.iter().zip(&content).filter(|(a, b)| a != b).count();
+    Err(format!(
+        "after the mount, byte {at} of {}: read {:02x}, mapped {:02x}, read again {:02x}; {differ} \
+         bytes differ; parts begin at {} and {}; page {}: {:?}",
+        attr.size,
+        content[at],
+        mapped[at],
+        again[at],
+        model.owned(),
+        model.tail(),
+        page / 4096,
+        model.verify_synced(&mapped, setup.crash),
+    ))
 }
 
 // ---- helpers of all parts

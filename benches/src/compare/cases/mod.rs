@@ -4,8 +4,10 @@
 //! run, because most of them hold hundreds of megabytes.
 
 mod cached;
+mod dax;
 mod direct;
 mod growth;
+mod mapping;
 mod names;
 mod stream;
 mod threads;
@@ -58,6 +60,8 @@ pub fn all(effort: Effort) -> Vec<Case> {
         stream::cases,
         direct::cases,
         growth::cases,
+        mapping::cases,
+        dax::cases,
         names::cases,
     ];
     themes.into_iter().flat_map(|theme| theme(effort)).collect()
