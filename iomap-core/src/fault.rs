@@ -41,6 +41,7 @@ use crate::folio::{FolioRef, LockedFolio};
 use crate::inode::Inode;
 use crate::iomap::{FsFlags, Iomap, MapKind};
 use crate::iter::{Flow, for_each_mapping};
+use crate::mmap::real::about_to_wait;
 use crate::mmap::{Access, FaultHandler, Frames, MappedRange};
 use crate::mutation::{Rule, off};
 use crate::ops::{FolioOp, FolioRequest, Intent, MapFlags, Prepared, WritebackOps};
@@ -145,6 +146,10 @@ pub fn fault<B: WritebackOps + ?Sized>(
                 show_for_reading(inode, range, page)?
             }
         };
+        if matches!(attempt, Attempt::Done) {
+            return Ok(());
+        }
+        about_to_wait();
         match attempt {
             Attempt::Done => return Ok(()),
             Attempt::Missing => match read::fetch_page(backend, page) {
@@ -167,7 +172,9 @@ pub fn fault<B: WritebackOps + ?Sized>(
 /// log2 of the pages a read fault shows at most.
 const AROUND: u32 = 4;
 
-/// One attempt at a read fault: the pages of the folio around `page` that are up to date.
+/// One attempt at a read fault: the page, and where the last read fault of the mapping was beside
+/// it, the pages of the folio around it that are up to date. Who jumps about gets no more than it
+/// looks at.
 fn show_for_reading(
     inode: &Inode,
     range: &Arc<MappedRange>,
@@ -182,7 +189,7 @@ fn show_for_reading(
     if !make_whole(inode, &mut folio, page) {
         return Ok(Attempt::Missing);
     }
-    let around = if folio.is_uptodate() {
+    let around = if folio.is_uptodate() && range.is_near_last(page, AROUND) {
         // Faulting around: what is there and inside the file costs little more.
         let first = page.align_down(AROUND).max(folio.index());
         let end = folio.end_index().min(inode.size().page_up());
@@ -190,6 +197,7 @@ fn show_for_reading(
     } else {
         page..page.plus(1)
     };
+    range.note_shown(around.end);
     show(inode, range, &mut folio, around, false)
 }
 

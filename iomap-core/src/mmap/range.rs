@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::{FileMemory, Mmu};
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::units::PageIndex;
 
 bitflags::bitflags! {
@@ -60,6 +61,9 @@ impl Access {
 /// a part of it, or giving a part another permission, makes new ranges in its place.
 #[derive(Debug)]
 pub struct MappedRange {
+    /// The end of the pages that the last read fault has shown. `Relaxed`, no partner: whatever is
+    /// found is a good guess or a bad one.
+    last: AtomicU64,
     pages: Range<PageIndex>,
     prot: Prot,
     options: MapOptions,
@@ -88,6 +92,7 @@ impl MappedRange {
         mmu: Arc<dyn Mmu>,
     ) -> Self {
         Self {
+            last: AtomicU64::new(u64::MAX),
             pages,
             prot,
             options,
@@ -97,12 +102,7 @@ impl MappedRange {
 
     /// A part of it with another permission.
     pub(super) fn piece(&self, pages: Range<PageIndex>, prot: Prot) -> Self {
-        Self {
-            pages,
-            prot,
-            options: self.options,
-            mmu: Arc::clone(&self.mmu),
-        }
+        Self::new(pages, prot, self.options, Arc::clone(&self.mmu))
     }
 
     /// The mapping it belongs to.
@@ -145,6 +145,18 @@ impl MappedRange {
     #[must_use]
     pub fn memory(&self) -> Option<&Arc<FileMemory>> {
         self.mmu.memory()
+    }
+
+    /// Whether the last read fault was of the page before, or of one in the same `1 << order` pages.
+    pub(crate) fn is_near_last(&self, page: PageIndex, order: u32) -> bool {
+        let end = self.last.load(Ordering::Relaxed);
+        let last = PageIndex::new(end.saturating_sub(1));
+        end == page.get() || last.align_down(order) == page.align_down(order)
+    }
+
+    /// A read fault shows pages up to `end`.
+    pub(crate) fn note_shown(&self, end: PageIndex) {
+        self.last.store(end.get(), Ordering::Relaxed);
     }
 
     /// The page table.

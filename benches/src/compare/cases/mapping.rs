@@ -2,8 +2,9 @@
 //!
 //! The floor is userfaultfd alone: a thread that reads a message and makes a request. The kernel's
 //! row is a mapping of a file of the temporary folder, whose faults change no process. Leaves out
-//! the device: every page is in the cache. Which processor the answering thread runs on is the
-//! scheduler's, and most of the time of a fault: read the ratios of one round.
+//! the device: every page is in the cache. The thread that faults and the one that answers share a
+//! processor: how long another one sleeps before it wakes up is the machine's affair, and would be
+//! most of the time.
 
 use std::fs::File as HostFile;
 use std::ptr::NonNull;
@@ -18,6 +19,8 @@ use iomap_core::ops::MapOps;
 use iomap_core::units::{FilePos, FileRange, PageIndex};
 use iomap_core::vfs::{IoFlags, OpenFile};
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags, madvise, mmap, mprotect, munmap};
+
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use super::{Case, len, text};
 use crate::compare::sample::Clock;
@@ -38,6 +41,27 @@ pub(super) fn cases(_: Effort) -> Vec<Case> {
         Case::new("mapping/write fault", |id| faults(id, Access::Store)),
         Case::new("mapping/write-protect 4096 pages", protection),
     ]
+}
+
+/// Keeps this thread, and those it makes, on one processor.
+struct OneProcessor(CpuSet);
+
+impl OneProcessor {
+    fn new() -> Result<Self, String> {
+        let before = sched_getaffinity(None).map_err(text)?;
+        let first = (0..CpuSet::MAX_CPU).find(|cpu| before.is_set(*cpu));
+        let mut one = CpuSet::new();
+        one.set(first.ok_or("no processor to run on")?);
+        sched_setaffinity(None, &one).map_err(text)?;
+        Ok(Self(before))
+    }
+}
+
+impl Drop for OneProcessor {
+    fn drop(&mut self) {
+        // It was allowed before.
+        let _restored = sched_setaffinity(None, &self.0);
+    }
 }
 
 /// A way to fault pages in, again and again.
@@ -69,22 +93,28 @@ fn faults(id: String, access: Access) -> Group {
         plot: None,
         sides: vec![
             Side::new("userfaultfd", Role::Floor, move || {
-                steps(BareUffd::new(PAGES)?, access)
+                steps(|| BareUffd::new(PAGES), access)
             }),
-            Side::new("iomap-core", Role::Ours, move || steps(core()?, access)),
-            Side::new("testfs", Role::Ours, move || steps(Shown::new()?, access)),
+            Side::new("iomap-core", Role::Ours, move || steps(core, access)),
+            Side::new("testfs", Role::Ours, move || steps(Shown::new, access)),
             Side::new("kernel", Role::Kernel, move || {
-                steps(HostMapping::new()?, access)
+                steps(HostMapping::new, access)
             }),
         ],
     }
 }
 
 fn steps<F: Faults>(
-    mut faults: F,
+    make: impl FnOnce() -> Result<F, String>,
     access: Access,
 ) -> Result<impl FnMut(u64, &mut Clock) -> Result<(), String>, String> {
+    // Threads that answer are made here, and stay where they were made.
+    let mut faults = {
+        let _one = OneProcessor::new()?;
+        make()?
+    };
     Ok(move |count: u64, clock: &mut Clock| {
+        let _one = OneProcessor::new()?;
         let mut left = count;
         while left > 0 {
             faults.arm(access)?;
@@ -313,9 +343,12 @@ fn passes<T>(
     mut ready: impl FnMut() -> Result<T, String>,
     mut pass: impl FnMut(T) -> Result<(), String>,
 ) -> impl FnMut(u64, &mut Clock) -> Result<(), String> {
+    // What made ready has not the page tables alone in the processor's cache.
+    let other = noise(len(4 << 20));
     move |count, clock| {
         for _ in 0..count {
             let with = ready()?;
+            std::hint::black_box(other.iter().step_by(64).fold(0_u8, |sum, b| sum ^ b));
             clock.start();
             let done = pass(with);
             clock.stop();

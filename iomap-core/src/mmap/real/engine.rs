@@ -5,13 +5,17 @@
 //! [`is_ours`]. The threads belong to no runtime and are pinned nowhere: a program that waits for a
 //! fault needs nothing else of its own to run. They end with the process.
 //!
+//! A fault wakes one of them (`relay`).
+//!
 //! What a fault does is the [`FaultHandler`]'s; the outcome is written into the page table by
 //! [`UffdMmu`](super::UffdMmu), or refused by it.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
 
+use super::relay::Relay;
 use super::uffd::{Fault, Span, Uffd};
 use crate::error::{Errno, FaultError, FsError, Result};
 use crate::mmap::{Access, FaultHandler, MappingId};
@@ -19,12 +23,13 @@ use crate::sync::{Rank, RwLock};
 use crate::units::{PAGE_SIZE, PageIndex};
 
 /// Threads that answer: a fault that waits for a device must not hold up one that need not.
-const THREADS: usize = 3;
+const THREADS: usize = 4;
 
 /// The faults of the process.
 #[derive(Debug)]
 pub(super) struct Engine {
     pub(super) uffd: Uffd,
+    relay: Relay,
     /// What is mapped, by its first address.
     live: RwLock<BTreeMap<usize, Live>>,
 }
@@ -58,6 +63,7 @@ pub(super) fn engine() -> Result<&'static Engine> {
         fresh = true;
         Ok(Engine {
             uffd: Uffd::new()?,
+            relay: Relay::new(),
             live: RwLock::new(Rank::PageTable, 0, BTreeMap::new()),
         })
     });
@@ -93,7 +99,10 @@ impl Engine {
         for _ in 0..THREADS {
             let thread = crate::sync::thread::Builder::new().name("iomap-fault".into());
             thread
-                .spawn(|| self.serve())
+                .spawn(|| {
+                    self.relay
+                        .serve(|| self.next(), |fault| self.resolve(fault))
+                })
                 .map_err(|_| FsError::NoMemory)?;
         }
         Ok(self)
@@ -169,14 +178,14 @@ impl Engine {
         inside.then(|| (found.clone(), page))
     }
 
-    /// The body of a thread.
-    fn serve(&self) {
+    /// The next fault.
+    fn next(&self) -> Option<Fault> {
         loop {
             match self.uffd.next() {
-                Ok(Some(fault)) => self.resolve(fault),
+                Ok(Some(fault)) => return Some(fault),
                 Ok(None) | Err(Errno::INTR | Errno::AGAIN) => {}
                 // The descriptor is never closed: there is nothing to wait for.
-                Err(_) => return,
+                Err(_) => return None,
             }
         }
     }
@@ -188,11 +197,48 @@ impl Engine {
         } else {
             Access::Load
         };
+        let span = start..start + PAGE_SIZE;
+        ANSWERING.set(Some(Answering {
+            address: start,
+            protected: fault.protected,
+        }));
         if let Some((live, page)) = self.find(start) {
             live.resolve(page, access);
         }
-        // Unmapped meanwhile, or shown before by somebody else: it tries again and sees.
-        self.uffd.wake(&(start..start + PAGE_SIZE));
+        if ANSWERING.take().is_some() {
+            // Unmapped meanwhile, or shown before by somebody else: it tries again and sees.
+            self.uffd.wake(&span);
+        }
+    }
+}
+
+/// The fault that a thread answers, until whoever waits for it has been woken.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Answering {
+    /// The page.
+    address: usize,
+    /// It was mapped, and write-protected.
+    protected: bool,
+}
+
+thread_local! {
+    static ANSWERING: Cell<Option<Answering>> = const { Cell::new(None) };
+}
+
+impl Answering {
+    /// Whether the fault this thread answers is of a page in `span` that was there, and lacked the
+    /// permission only.
+    pub(super) fn is_protected(span: &Span) -> bool {
+        let answering = ANSWERING.get();
+        answering.is_some_and(|fault| fault.protected && span.contains(&fault.address))
+    }
+
+    /// Whoever waits in `span` has been woken.
+    pub(super) fn woken(span: &Span) {
+        let answering = ANSWERING.get();
+        if answering.is_some_and(|fault| span.contains(&fault.address)) {
+            ANSWERING.set(None);
+        }
     }
 }
 

@@ -9,6 +9,7 @@
 //! |---|---|
 //! | `uffd` | the system calls |
 //! | `engine` | the threads that answer, and what is mapped where |
+//! | `relay` | which of them reads the next fault |
 //!
 //! # What a program sees
 //!
@@ -24,6 +25,7 @@
 //!   is logged.
 
 mod engine;
+mod relay;
 mod uffd;
 
 use std::fmt;
@@ -39,10 +41,11 @@ use super::{
 use crate::error::{Errno, FaultError, FsError, Result};
 use crate::folio::bytes::{copy_from_shared, copy_to_shared};
 use crate::units::{FilePos, FileRange, PAGE_SIZE, PageIndex};
-use engine::{Engine, engine};
+use engine::{Answering, Engine, engine};
 use uffd::Span;
 
 pub use engine::is_ours;
+pub(crate) use relay::about_to_wait;
 
 /// The page table of a real mapping: the kernel's, asked through `userfaultfd`.
 #[derive(Debug)]
@@ -72,9 +75,17 @@ impl UffdMmu {
 impl Mmu for UffdMmu {
     fn map(&self, at: PageIndex, frames: &Frames, writable: bool) -> Result<()> {
         let span = self.span(&(at..at.plus(frames.pages())));
-        let met = self.engine.uffd.show(&span, writable, PAGE_SIZE)?;
+        let uffd = &self.engine.uffd;
+        // The page that lacks the permission only gets it. Should it have gone since, nothing
+        // happens to it, and the store faults again.
+        let there = writable && Answering::is_protected(&span);
+        let met = there || uffd.show(&span, writable, PAGE_SIZE)?;
         if met && writable {
-            self.engine.uffd.write_protect(&span, false)?;
+            uffd.write_protect(&span, false)?;
+        }
+        if !met || writable {
+            // Both requests wake.
+            Answering::woken(&span);
         }
         Ok(())
     }

@@ -29,6 +29,9 @@ const CONTINUE_PROTECTED: u64 = 2;
 /// shared memory, poison.
 const FEATURES: u64 = 1 << 0 | 1 << 5 | 1 << 10 | 1 << 12 | 1 << 14;
 const USER_MODE_ONLY: u32 = 1;
+/// What a message says of its fault.
+const WRITE: u64 = 1;
+const PROTECTED: u64 = 2;
 
 #[repr(C)]
 struct ApiRequest {
@@ -71,6 +74,8 @@ struct Message {
 pub(super) struct Fault {
     pub(super) address: usize,
     pub(super) store: bool,
+    /// The page is mapped, and write-protected.
+    pub(super) protected: bool,
 }
 
 /// A descriptor of faults.
@@ -132,7 +137,7 @@ impl Uffd {
         ioctl(self.fd.as_raw_fd(), IOC_REGISTER, &raw mut request)
     }
 
-    /// The next fault. Waits for one.
+    /// The next fault. Waits for one; one thread at a time does, for each fault wakes all.
     pub(super) fn next(&self) -> Result<Option<Fault>, Errno> {
         let mut bytes = [0_u8; size_of::<Message>()];
         let read = rustix::io::read(&self.fd, &mut bytes)?;
@@ -146,7 +151,8 @@ impl Uffd {
         Ok((message.event == PAGEFAULT).then_some(Fault {
             address,
             // A store to a page that is not there, or that is write-protected.
-            store: message.flags & 3 != 0,
+            store: message.flags & (WRITE | PROTECTED) != 0,
+            protected: message.flags & PROTECTED != 0,
         }))
     }
 
