@@ -288,6 +288,11 @@ impl LockedFolio {
         self.clear_dirty_flag()
     }
 
+    /// The same for a folio that was write-protected since it was locked.
+    pub(crate) fn clear_dirty_protected(&mut self) -> bool {
+        self.clear_dirty_flag()
+    }
+
     fn clear_dirty_flag(&self) -> bool {
         let header = &self.meta().header;
         if header.flags() & flag::DIRTY == 0 {
