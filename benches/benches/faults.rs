@@ -12,7 +12,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use benches::{BareUffd, Flat, PAGE, noise};
+use benches::{BareUffd, Flat, PAGE, flat, noise};
 use criterion::{Criterion, criterion_group, criterion_main};
 use iomap_core::commit::{Committing, protect_journalled};
 use iomap_core::device::MemoryDevice;
@@ -29,9 +29,7 @@ const STEP: u64 = 16;
 /// A file of cached pages, mapped.
 fn mapped() -> Option<(File<Flat>, Mapping)> {
     let device = Arc::new(MemoryDevice::new(PAGES * PAGE));
-    let file = Flat::new(device, PAGES * PAGE * 4, 4)
-        .expect("memory")
-        .open();
+    let file = flat(device, PAGES * PAGE * 4, 4).expect("memory").open();
     let bytes = noise((PAGES * PAGE) as usize);
     let written = file.write_at(FilePos::ZERO, &bytes, IoFlags::empty());
     assert_eq!(written.expect("room"), bytes.len());

@@ -25,7 +25,7 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use super::{Case, len, text};
 use crate::compare::sample::Clock;
 use crate::compare::{Effort, Group, Ops, Role, Side};
-use crate::{BareUffd, Flat, Mounted, PAGE, noise};
+use crate::{BareUffd, Flat, Mounted, PAGE, flat, noise};
 
 /// Pages of the file.
 const PAGES: u64 = 4096;
@@ -187,7 +187,7 @@ fn touch(at: *mut u8, access: Access) {
 }
 
 fn core() -> Result<Shown<impl FnMut() -> Result<(), String>>, String> {
-    let (file, mapping) = flat()?;
+    let (file, mapping) = mapped()?;
     let sync = move || file.fsync(true).map_err(text);
     Ok(Shown {
         mapping,
@@ -197,11 +197,9 @@ fn core() -> Result<Shown<impl FnMut() -> Result<(), String>>, String> {
 }
 
 /// A file of cached pages without a file system, and a mapping of it.
-fn flat() -> Result<(File<Flat>, Mapping), String> {
+fn mapped() -> Result<(File<Flat>, Mapping), String> {
     let device = Arc::new(MemoryDevice::new(PAGES * PAGE));
-    let file = Flat::new(device, PAGES * PAGE * 4, ORDER)
-        .map_err(text)?
-        .open();
+    let file = flat(device, PAGES * PAGE * 4, ORDER).map_err(text)?.open();
     let all = FileRange::at_most(FilePos::ZERO, PAGES * PAGE);
     let bytes = noise(len(PAGES * PAGE));
     file.write_at(FilePos::ZERO, &bytes, IoFlags::empty())
@@ -360,7 +358,7 @@ fn passes<T>(
 
 /// Makes every page of a mapped file writable, and dirty.
 fn writable() -> Result<impl FnMut() -> Result<Arc<Flat>, String>, String> {
-    let (file, mapping) = flat()?;
+    let (file, mapping) = mapped()?;
     Ok(move || {
         let all = FileRange::at_most(FilePos::ZERO, PAGES * PAGE);
         mapping.prefault(all, Access::Store).map_err(text)?;
