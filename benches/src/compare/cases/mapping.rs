@@ -8,6 +8,7 @@
 
 use std::fs::File as HostFile;
 use std::ptr::NonNull;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use iomap_core::commit::{Committing, protect_journalled};
@@ -301,10 +302,10 @@ fn protection(id: String) -> Group {
         plot: None,
         sides: vec![
             Side::new("one ioctl", Role::Floor, || {
-                let memory = Arc::new(BareUffd::new(PAGES)?);
+                let memory = Rc::new(BareUffd::new(PAGES)?);
                 (0..PAGES).for_each(|page| memory.store(page));
-                let ready = move || memory.unprotect().map(|()| Arc::clone(&memory));
-                Ok(passes(ready, |memory: Arc<BareUffd>| memory.protect()))
+                let ready = move || memory.unprotect().map(|()| Rc::clone(&memory));
+                Ok(passes(ready, |memory: Rc<BareUffd>| memory.protect()))
             }),
             Side::new("reverse map", Role::Ours, || {
                 let ready = writable()?;
@@ -322,13 +323,13 @@ fn protection(id: String) -> Group {
                 }))
             }),
             Side::new("kernel mprotect", Role::Kernel, || {
-                let mapping = Arc::new(HostMapping::new()?);
+                let mapping = Rc::new(HostMapping::new()?);
                 let ready = move || {
                     mapping.protect(MprotectFlags::READ | MprotectFlags::WRITE)?;
                     (0..PAGES).for_each(|page| mapping.touch(page, Access::Store));
-                    Ok(Arc::clone(&mapping))
+                    Ok(Rc::clone(&mapping))
                 };
-                Ok(passes(ready, |mapping: Arc<HostMapping>| {
+                Ok(passes(ready, |mapping: Rc<HostMapping>| {
                     mapping.protect(MprotectFlags::READ)
                 }))
             }),
