@@ -49,6 +49,11 @@ pub(crate) fn as_nobody(f: impl FnOnce() + Send) {
     });
 }
 
+/// Makes the kernel forget what it may forget, of everything.
+pub(crate) fn drop_caches() {
+    std::fs::write("/proc/sys/vm/drop_caches", "3").unwrap();
+}
+
 /// A mounted file system.
 pub(crate) struct Bed {
     pub(crate) mount: Mount,
@@ -99,7 +104,7 @@ impl Bed {
 
     /// Makes the kernel forget what it may forget: names, attributes, clean pages.
     pub(crate) fn forget(&self) {
-        std::fs::write("/proc/sys/vm/drop_caches", "3").unwrap();
+        drop_caches();
     }
 
     pub(crate) fn free_blocks(&self) -> u64 {

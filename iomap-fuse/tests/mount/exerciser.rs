@@ -5,16 +5,23 @@
 //! compared with a `Vec<u8>`. The seed and the number of operations come from the environment
 //! (`IOMAP_EXERCISE_SEED`, `IOMAP_EXERCISE_OPS`), so that a failure can be repeated and a long run
 //! asked for.
+//!
+//! The operations run in a program of their own, not in the one that serves: whoever unmaps a file of
+//! a mount waits for its write-back with the memory map of his process locked, and a server that
+//! needs that lock, to grow its heap for example, never answers.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use fastrand::Rng;
 use rustix::fs::{FallocateFlags, copy_file_range, fallocate};
+use tempfile::NamedTempFile;
 
 use crate::Scenario;
-use crate::bed::Bed;
+use crate::bed::{Bed, CHILD, drop_caches};
 use crate::raw::{Aligned, Map};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
@@ -56,9 +63,22 @@ fn exercise_two(bed: &Bed) {
     }
 }
 
-/// Exercises a file and syncs it. Returns what it must hold.
+/// Has a program exercise a file and sync it. Returns what it must hold.
 fn run(bed: &Bed, name: &str, seed: u64) -> Vec<u8> {
-    let mut exerciser = Exerciser::new(bed, name, seed);
+    let model = NamedTempFile::new().unwrap();
+    let status = Command::new(std::env::current_exe().unwrap())
+        .env(CHILD, "exercise")
+        .args([&bed.path(name), model.path()])
+        .arg(seed.to_string())
+        .status()
+        .unwrap();
+    assert!(status.success(), "{name}, seed {seed}: see above");
+    std::fs::read(model.path()).unwrap()
+}
+
+/// The program: exercises the file `path`, syncs it, and leaves in `model` what it must hold.
+pub(crate) fn exercise_alone(path: &Path, model: &Path, seed: u64) {
+    let mut exerciser = Exerciser::new(path, seed);
     for step in 0..number("IOMAP_EXERCISE_OPS", 1500) {
         let what = exerciser.step();
         exerciser.log.push(format!("{step}: {what}"));
@@ -68,13 +88,13 @@ fn run(bed: &Bed, name: &str, seed: u64) -> Vec<u8> {
     }
     exerciser.compare_all("the end");
     exerciser.file.sync_all().unwrap();
-    File::open(bed.path("")).unwrap().sync_all().unwrap();
-    exerciser.model
+    let dir = path.parent().unwrap();
+    File::open(dir).unwrap().sync_all().unwrap();
+    std::fs::write(model, &exerciser.model).unwrap();
 }
 
-struct Exerciser<'a> {
-    bed: &'a Bed,
-    name: &'a str,
+struct Exerciser {
+    path: PathBuf,
     seed: u64,
     rng: Rng,
     model: Vec<u8>,
@@ -84,16 +104,15 @@ struct Exerciser<'a> {
     log: Vec<String>,
 }
 
-impl<'a> Exerciser<'a> {
-    fn new(bed: &'a Bed, name: &'a str, seed: u64) -> Self {
+impl Exerciser {
+    fn new(path: &Path, seed: u64) -> Self {
         Self {
-            bed,
-            name,
+            path: path.to_path_buf(),
             seed,
             rng: Rng::with_seed(seed),
             model: Vec::new(),
-            file: open(bed, name, 0),
-            direct: open(bed, name, libc::O_DIRECT),
+            file: open(path, 0),
+            direct: open(path, libc::O_DIRECT),
             map: None,
             log: Vec::new(),
         }
@@ -160,7 +179,7 @@ impl<'a> Exerciser<'a> {
         let bytes = self.bytes(len);
         let mut file = OpenOptions::new()
             .append(true)
-            .open(self.bed.path(self.name))
+            .open(&self.path)
             .unwrap();
         file.write_all(&bytes).unwrap();
         self.put(self.model.len() as u64, &bytes);
@@ -310,8 +329,8 @@ impl<'a> Exerciser<'a> {
                 "sync".to_owned()
             }
             1 => {
-                self.file = open(self.bed, self.name, 0);
-                self.direct = open(self.bed, self.name, libc::O_DIRECT);
+                self.file = open(&self.path, 0);
+                self.direct = open(&self.path, libc::O_DIRECT);
                 "reopen".to_owned()
             }
             2 => {
@@ -319,7 +338,7 @@ impl<'a> Exerciser<'a> {
                 "unmap".to_owned()
             }
             _ => {
-                self.bed.forget();
+                drop_caches();
                 "drop caches".to_owned()
             }
         }
@@ -350,13 +369,13 @@ impl<'a> Exerciser<'a> {
     }
 }
 
-fn open(bed: &Bed, name: &str, flags: i32) -> File {
+fn open(path: &Path, flags: i32) -> File {
     OpenOptions::new()
         .read(true)
         .write(true)
         .create(true)
         .truncate(false)
         .custom_flags(flags)
-        .open(bed.path(name))
+        .open(path)
         .unwrap()
 }

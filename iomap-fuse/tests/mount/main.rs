@@ -74,6 +74,10 @@ fn child(what: &str) -> ExitCode {
         crash::serve(image.as_ref(), dir.as_ref(), policy);
         return ExitCode::SUCCESS;
     }
+    if let ("exercise", [path, model, seed]) = (what, &args[..]) {
+        exerciser::exercise_alone(path.as_ref(), model.as_ref(), seed.parse().unwrap());
+        return ExitCode::SUCCESS;
+    }
     let path = &args[0];
     if threads::try_lock(what, path) {
         ExitCode::SUCCESS

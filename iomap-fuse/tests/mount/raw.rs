@@ -51,6 +51,8 @@ impl Map {
 
 impl Drop for Map {
     fn drop(&mut self) {
+        // Written back here, where nothing is locked: this process is the server too.
+        self.sync();
         // SAFETY: the mapping of `self`, which nobody uses any more.
         unsafe { munmap(self.at, self.len) }.unwrap();
     }
