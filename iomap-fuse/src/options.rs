@@ -115,6 +115,11 @@ impl MountOptions {
         let mut options = Vec::new();
         options.extend(self.fs_name.clone().map(MountOption::FSName));
         options.extend(self.subtype.clone().map(MountOption::Subtype));
+        // `fusermount3` tells the kernel of it; where we mount by ourselves fuser does not.
+        if rustix::process::geteuid().is_root() && !self.auto_unmount {
+            let told = self.subtype.iter().map(|name| format!("subtype={name}"));
+            options.extend(told.map(MountOption::CUSTOM));
+        }
         let flags = [
             (self.read_only, MountOption::RO),
             (self.default_permissions, MountOption::DefaultPermissions),

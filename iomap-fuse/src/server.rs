@@ -422,7 +422,7 @@ impl Filesystem for Server {
 
     fn fallocate(
         &self,
-        _req: &Request,
+        req: &Request,
         _node: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -430,7 +430,8 @@ impl Filesystem for Server {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        reply_empty(self.shared.fallocate(fh, offset, length, mode), reply);
+        let (range, caller) = ((offset, length), (req.uid(), req.gid()));
+        reply_empty(self.shared.fallocate(fh, range, mode, caller), reply);
     }
 
     fn lseek(

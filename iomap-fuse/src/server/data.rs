@@ -8,7 +8,7 @@ use fuser::{FileHandle, WriteFlags};
 use iomap_core::error::{Errno, FsError, Result};
 use iomap_core::seek::Whence;
 use iomap_core::units::{FilePos, FileRange};
-use iomap_core::vfs::{IoFlags, OpenFile};
+use iomap_core::vfs::{Ino, IoFlags, OpenFile, SetAttr};
 
 use super::Shared;
 use crate::buffer::with_buffer;
@@ -19,6 +19,9 @@ use crate::options::CachePolicy;
 const COPY_MAX: u64 = 256 << 20;
 /// Set-user-id and set-group-id.
 const SET_ID: u16 = 0o6000;
+/// Set-group-id, and the right to execute that makes it one.
+const S_ISGID: u16 = 0o2000;
+const S_IXGRP: u16 = 0o010;
 /// Bytes copied at once where storage cannot be shared.
 const COPY_CHUNK: u64 = 1 << 20;
 
@@ -82,10 +85,37 @@ impl Shared {
         Ok(written as u32)
     }
 
-    pub(super) fn fallocate(&self, fh: FileHandle, offset: u64, len: u64, mode: i32) -> Result<()> {
+    /// `caller`: user and group.
+    pub(super) fn fallocate(
+        &self,
+        fh: FileHandle,
+        range: (u64, u64),
+        mode: i32,
+        caller: (u32, u32),
+    ) -> Result<()> {
         let mode = convert::fallocate_mode(mode).ok_or(FsError::Unsupported("fallocate mode"))?;
-        let range = FileRange::at(position(offset)?, len).ok_or(FsError::TooBig)?;
-        self.handles.get(fh)?.fallocate(mode, range)
+        let range = FileRange::at(position(range.0)?, range.1).ok_or(FsError::TooBig)?;
+        let file = self.handles.get(fh)?;
+        file.fallocate(mode, range)?;
+        self.drop_idle_set_gid(file.ino(), caller)
+    }
+
+    /// Drops a set-group-id bit without group execution after a change by somebody who is neither
+    /// root nor of that group: the kernel leaves it. Further groups of the caller are not known
+    /// here, so it may go where it could stay.
+    fn drop_idle_set_gid(&self, ino: Ino, (uid, gid): (u32, u32)) -> Result<()> {
+        let attr = self.fs().getattr(ino)?;
+        let idle = attr.mode & (S_ISGID | S_IXGRP) == S_ISGID;
+        if !idle || uid == 0 || gid == attr.gid {
+            return Ok(());
+        }
+        let set = SetAttr {
+            mode: Some(attr.mode & 0o7777 & !S_ISGID),
+            ..SetAttr::default()
+        };
+        self.fs().setattr(ino, &set)?;
+        self.attributes_changed(ino);
+        Ok(())
     }
 
     /// Where data or a hole is. With a kernel that writes back only it knows what is data, and it

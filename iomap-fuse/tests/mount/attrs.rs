@@ -3,7 +3,9 @@
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 
-use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, utimensat};
+use rustix::fs::{
+    AtFlags, CWD, FallocateFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, fallocate, utimensat,
+};
 
 use crate::Scenario;
 use crate::bed::{Bed, as_nobody};
@@ -21,6 +23,15 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     (
         "set_id_bits_go_with_a_write_a_truncate_and_a_chown",
         set_id_bits_go,
+    ),
+    (
+        "an_idle_set_group_id_bit_goes_with_fallocate_of_a_stranger",
+        idle_set_gid_goes,
+    ),
+    ("the_table_of_mounts_shows_the_type", type_is_shown),
+    (
+        "nearly_all_that_is_available_can_be_allocated",
+        available_can_be_allocated,
     ),
     (
         "permissions_are_checked_by_the_kernel",
@@ -156,6 +167,42 @@ fn set_id_bits_go(bed: &Bed) {
     assert_eq!(mode(), 0o777, "chown");
 }
 
+fn idle_set_gid_goes(bed: &Bed) {
+    let path = bed.path("f");
+    let modes = [
+        FallocateFlags::empty(),
+        FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
+        FallocateFlags::ZERO_RANGE,
+    ];
+    for how in modes {
+        fs::write(&path, b"content").unwrap();
+        chown(&path, Some(0), Some(0)).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o2666)).unwrap();
+        let file = OpenOptions::new().write(true).open(&path).unwrap();
+        let mode = || fs::metadata(&path).unwrap().mode() & 0o7777;
+        fallocate(&file, how, 0, 65_536).unwrap();
+        assert_eq!(mode(), 0o2666, "root, {how:?}");
+        as_nobody(|| fallocate(&file, how, 0, 65_536).unwrap());
+        assert_eq!(mode(), 0o666, "a stranger, {how:?}");
+    }
+}
+
+fn type_is_shown(bed: &Bed) {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    let dir = bed.path("").canonicalize().unwrap();
+    let line = mounts
+        .lines()
+        .find(|line| line.split(' ').nth(1) == dir.to_str());
+    assert_eq!(line.unwrap().split(' ').nth(2), Some("fuse.iomapfs"));
+}
+
+fn available_can_be_allocated(bed: &Bed) {
+    let file = File::create(bed.path("f")).unwrap();
+    let found = rustix::fs::statvfs(bed.path("")).unwrap();
+    let len = found.f_bavail * found.f_frsize - (512 << 10);
+    fallocate(&file, FallocateFlags::empty(), 0, len).unwrap();
+}
+
 fn permissions_are_checked(bed: &Bed) {
     fs::write(bed.path("secret"), b"x").unwrap();
     fs::set_permissions(bed.path("secret"), fs::Permissions::from_mode(0o600)).unwrap();
@@ -185,7 +232,8 @@ fn statfs_tells_the_space(bed: &Bed) {
     fs::write(bed.path("f"), vec![1; 8 << 20]).unwrap();
     File::open(bed.path("f")).unwrap().sync_all().unwrap();
     let after = rustix::fs::statvfs(bed.path("")).unwrap();
-    assert!((before.f_bavail - after.f_bavail) * after.f_frsize >= 8 << 20);
+    assert!((before.f_bfree - after.f_bfree) * after.f_frsize >= 8 << 20);
+    assert!(before.f_bavail > after.f_bavail && after.f_bavail < after.f_bfree);
     assert_eq!(before.f_blocks, after.f_blocks);
 }
 

@@ -177,10 +177,7 @@ impl Exerciser {
             return "append: no room".to_owned();
         }
         let bytes = self.bytes(len);
-        let mut file = OpenOptions::new()
-            .append(true)
-            .open(&self.path)
-            .unwrap();
+        let mut file = OpenOptions::new().append(true).open(&self.path).unwrap();
         file.write_all(&bytes).unwrap();
         self.put(self.model.len() as u64, &bytes);
         format!("append +{len}")

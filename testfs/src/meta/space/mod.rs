@@ -142,12 +142,29 @@ impl Space {
         self.state.lock().account
     }
 
-    /// Blocks an ordinary user may still use.
+    /// Blocks an ordinary user may still use: the most that can be reserved at once, which takes
+    /// room for the nodes that will find them too.
     pub(crate) fn available(&self) -> u64 {
         let account = self.account();
-        account
-            .available(&self.limits)
-            .saturating_sub(self.limits.reserve)
+        let fits = |blocks: u64| {
+            let promised = Account {
+                reserved: account.reserved + blocks,
+                ..account
+            };
+            promised.available(&self.limits) >= self.limits.reserve
+        };
+        let left = account.available(&self.limits);
+        let (mut most, mut over) = (0, left.saturating_sub(self.limits.reserve) + 1);
+        // `most` fits, or nothing does; `over` does not.
+        while over - most > 1 {
+            let middle = most + (over - most) / 2;
+            if fits(middle) {
+                most = middle;
+            } else {
+                over = middle;
+            }
+        }
+        most
     }
 
     /// Whether a transaction can begin.
