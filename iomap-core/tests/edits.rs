@@ -63,7 +63,7 @@ fn a_block_that_begins_at_the_end_is_not_read_by_a_write_into_it() {
     let file: Arc<OrderB> = volume(12, Mode::Lazy).file(None);
     file.write(0, &[1; PAGE]).unwrap();
     sync(&file).unwrap();
-    file.set_block(1, Block::Mapped(9));
+    file.set_block(1, Block::Written(9));
     file.write(PAGE as u64 + 100, &[2; 10]).unwrap();
     let contents = file.contents();
     assert_eq!(
@@ -78,7 +78,7 @@ fn a_block_that_begins_at_the_end_is_not_read_by_a_write_into_it() {
 fn a_new_block_is_not_read_by_a_write_into_it() {
     let file: Arc<OrderB> = volume(12, Mode::Lazy).file(None);
     file.truncate(PAGE as u64).unwrap();
-    file.set_block(0, Block::Mapped(9));
+    file.set_block(0, Block::Written(9));
     let kind = MapKind::Mapped {
         addr: DevAddr::new(9 * PAGE as u64),
     };

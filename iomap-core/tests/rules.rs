@@ -135,7 +135,7 @@ fn a_folio_stays_locked_until_its_last_piece_has_been_read() {
     let file: Arc<OrderB> = volume.file(None);
     file.write(0, &[1; 4 * K]).unwrap();
     fsync::fsync(&*file, FileRange::ALL, false).unwrap();
-    file.set_block(1, Block::Mapped(900));
+    file.set_block(1, Block::Written(900));
     file.inode().cache().drop_clean(FileRange::ALL);
     let before = file.inode().counters().snapshot().mappings;
     let mut to = vec![0; 4 * K];

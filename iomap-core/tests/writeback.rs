@@ -114,7 +114,7 @@ fn bytes_beyond_the_end_are_zeroed_at_every_writeback() {
     for round in 0..2 {
         store(&file, 100, &[9; 500]);
         sync(&file);
-        let Some(Block::Mapped(at)) = file.block(0) else {
+        let Some(Block::Written(at)) = file.block(0) else {
             panic!("not written")
         };
         let block = file.volume.device.bytes(at << 12, 4096);
@@ -398,7 +398,7 @@ fn sixteen_dirty_pages() -> (Arc<OrderB>, u64) {
             .unwrap();
     }
     sync(&file);
-    let Some(Block::Mapped(first)) = file.block(0) else {
+    let Some(Block::Written(first)) = file.block(0) else {
         panic!("not written")
     };
     file.volume.device.take_writes();

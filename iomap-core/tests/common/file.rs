@@ -25,6 +25,7 @@ use iomap_core::user::SliceSource;
 use iomap_core::write::{self, WriteOptions};
 use iomap_core::{fsync, resize, writeback, zero};
 
+use super::blocks::{self, Block, Blocks, mapping, overlay_cached};
 use super::{Mode, TestDevice};
 
 /// What every block of a fresh device is filled with: somebody else's old bytes.
@@ -94,17 +95,6 @@ impl Volume {
     }
 }
 
-/// What a block of a file is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Block {
-    /// Reserved.
-    Delalloc,
-    /// Allocated, not written: reads as zeroes.
-    Unwritten(u64),
-    /// Written.
-    Mapped(u64),
-}
-
 /// A hook that was called.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Hook {
@@ -142,7 +132,7 @@ impl Faults {
 
 #[derive(Debug, Default)]
 struct State {
-    blocks: BTreeMap<u64, Block>,
+    blocks: Blocks,
     generation: u64,
     disk_size: u64,
     /// Errors for the next calls of `map_writeback`.
@@ -269,22 +259,7 @@ impl<const A: bool> TestFile<A> {
     /// The bytes of the file, from the cache where it has them, otherwise from storage.
     pub(crate) fn contents(&self) -> Vec<u8> {
         let mut bytes = self.on_disk(self.inode.size().bytes());
-        for (n, to) in bytes
-            .chunks_mut(1 << self.inode.block_bits().get())
-            .enumerate()
-        {
-            let pos = FilePos::saturating((n as u64) << self.inode.block_bits().get());
-            let Some(folio) = self.inode.cache().find(pos.page()) else {
-                continue;
-            };
-            let Some(folio) = self.inode.cache().lock(&folio) else {
-                continue;
-            };
-            let from = pos.since(folio.range().start()) as usize;
-            if folio.is_range_uptodate(from..from + to.len()) {
-                folio.copy_out(from, to);
-            }
-        }
+        overlay_cached(&self.inode, &mut bytes);
         bytes
     }
 
@@ -295,7 +270,7 @@ impl<const A: bool> TestFile<A> {
         let state = self.state.lock();
         for (block, kind) in &state.blocks {
             let from = (block << bits) as usize;
-            if let Block::Mapped(at) = kind
+            if let Block::Written(at) = kind
                 && from < bytes.len()
             {
                 let to = bytes.len().min(from + (1 << bits));
@@ -393,34 +368,22 @@ impl<const A: bool> TestFile<A> {
     }
 
     fn numbers(&self, range: FileRange) -> std::ops::Range<u64> {
-        let bits = self.inode.block_bits();
-        range.start().bytes() >> bits.get()..range.end().bytes().div_ceil(bits.size())
+        blocks::numbers(range, self.inode.block_bits())
     }
 
     /// The mapping at the start of `range`, as far as neighbours go on in the same way.
     fn lookup(&self, state: &State, range: FileRange) -> Iomap {
-        let bits = self.inode.block_bits().get();
-        let numbers = self.numbers(range);
-        let first = state.blocks.get(&numbers.start).copied();
-        let mut end = numbers.start + 1;
+        let bits = self.inode.block_bits();
+        let mut numbers = self.numbers(range);
         let boundary = self.boundary.load(Ordering::Relaxed);
-        let metadata = self.inode.metadata_start().map(|at| at.bytes() >> bits);
-        while end < numbers.end
-            && end != boundary
-            && Some(end) != metadata
-            && follows(first, end - numbers.start, state.blocks.get(&end).copied())
-        {
-            end += 1;
+        let metadata = self.inode.metadata_start();
+        let metadata = metadata.map(|at| at.bytes() >> bits.get());
+        for stop in metadata.into_iter().chain([boundary]) {
+            if stop > numbers.start {
+                numbers.end = numbers.end.min(stop);
+            }
         }
-        let addr = |at: u64| DevAddr::new(at << bits);
-        let kind = match first {
-            None => MapKind::Hole,
-            Some(Block::Delalloc) => MapKind::Delalloc,
-            Some(Block::Unwritten(at)) => MapKind::Unwritten { addr: addr(at) },
-            Some(Block::Mapped(at)) => MapKind::Mapped { addr: addr(at) },
-        };
-        let start = FilePos::saturating(numbers.start << bits);
-        let range = FileRange::at_most(start, (end - numbers.start) << bits);
+        let iomap = mapping(&state.blocks, numbers.clone(), bits);
         let mut flags = FsFlags::empty();
         flags.set(
             FsFlags::BOUNDARY,
@@ -428,19 +391,9 @@ impl<const A: bool> TestFile<A> {
         );
         let beyond = metadata.is_some_and(|at| numbers.start >= at);
         flags.set(FsFlags::BEYOND_EOF, beyond);
-        Iomap::new(range, kind)
+        iomap
             .with_flags(flags)
             .with_validity(Validity(state.generation))
-    }
-}
-
-/// Whether block `n` after one of kind `first` goes on in the same way.
-fn follows(first: Option<Block>, n: u64, next: Option<Block>) -> bool {
-    match (first, next) {
-        (None, None) | (Some(Block::Delalloc), Some(Block::Delalloc)) => true,
-        (Some(Block::Unwritten(a)), Some(Block::Unwritten(b)))
-        | (Some(Block::Mapped(a)), Some(Block::Mapped(b))) => a + n == b,
-        _ => false,
     }
 }
 
@@ -646,12 +599,7 @@ impl<const A: bool> WritebackOps for TestFile<A> {
                     break;
                 }
                 let at = self.volume.next.fetch_add(1, Ordering::Relaxed);
-                let block = if unwritten {
-                    Block::Unwritten(at)
-                } else {
-                    Block::Mapped(at)
-                };
-                state.blocks.insert(n, block);
+                state.blocks.insert(n, Block::stored(at, unwritten));
                 state.generation += 1;
             }
         }
@@ -677,10 +625,10 @@ impl<const A: bool> WritebackOps for TestFile<A> {
         for n in self.numbers(ioend.iomap.range) {
             match state.blocks.get(&n).copied() {
                 Some(Block::Unwritten(at)) => {
-                    state.blocks.insert(n, Block::Mapped(at));
+                    state.blocks.insert(n, Block::Written(at));
                     state.generation += 1;
                 }
-                Some(Block::Mapped(_)) => {}
+                Some(Block::Written(_)) => {}
                 other => panic!("block {n} was written while it was freed: {other:?}"),
             }
         }

@@ -7,8 +7,10 @@
     reason = "each test binary uses its own part of this"
 )]
 
+pub(crate) mod blocks;
 pub(crate) mod device;
 pub(crate) mod file;
 
+pub(crate) use blocks::Block;
 pub(crate) use device::{Mode, TestDevice};
-pub(crate) use file::{Block, Hook, OrderA, OrderB, TestFile, Volume};
+pub(crate) use file::{Hook, OrderA, OrderB, TestFile, Volume};

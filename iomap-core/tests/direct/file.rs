@@ -1,7 +1,6 @@
 //! One file in memory on a [`TestDevice`]: blocks that are holes, reserved, unwritten or written,
 //! with faults and callbacks at the points a test wants.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use iomap_core::device::{BlockDevice, Limits};
@@ -18,20 +17,18 @@ use iomap_core::page_cache::GetFolio;
 use iomap_core::stats::{Counters, Snapshot};
 use iomap_core::sync::Mutex;
 use iomap_core::sync::rank::{self, Rank};
-use iomap_core::units::{BlockBits, DevAddr, FilePos, FileRange};
+use iomap_core::units::{BlockBits, FilePos, FileRange};
 use iomap_core::user::SliceSource;
 use iomap_core::write::{self, WriteOptions};
 use iomap_core::{fsync, resize, writeback};
 
 use super::device::TestDevice;
 
-/// What a block is; a hole is not in the table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Block {
-    Delalloc,
-    Unwritten(u64),
-    Written(u64),
-}
+#[path = "../common/blocks.rs"]
+mod blocks;
+
+pub(crate) use blocks::Block;
+use blocks::{Blocks, convert, mapping, overlay_cached};
 
 /// Bytes in the inode.
 #[derive(Debug)]
@@ -68,7 +65,7 @@ pub(crate) struct Hooks {
 
 #[derive(Default)]
 pub(crate) struct State {
-    pub(crate) blocks: BTreeMap<u64, Block>,
+    pub(crate) blocks: Blocks,
     next: u64,
     generation: u64,
     /// The longest mapping, blocks.
@@ -172,11 +169,7 @@ impl TestFile {
             let mut state = self.state.lock();
             let at = state.next;
             state.next += 1;
-            let block = if written.is_some() {
-                Block::Written(at)
-            } else {
-                Block::Unwritten(at)
-            };
+            let block = Block::stored(at, written.is_none());
             state.blocks.insert(n, block);
             drop(state);
             if let Some(fill) = written {
@@ -247,22 +240,12 @@ impl TestFile {
         let bits = self.inode.block_bits();
         let mut bytes = vec![0; self.inode.size().bytes() as usize];
         for (n, to) in bytes.chunks_mut(bits.size() as usize).enumerate() {
-            let at = pos((n as u64) << bits.get());
             if let Some(Block::Written(block)) = self.block(n as u64) {
                 let read = self.device.bytes(block << bits.get(), bits.size() as usize);
                 to.copy_from_slice(&read[..to.len()]);
             }
-            let Some(folio) = self.inode.cache().find(at.page()) else {
-                continue;
-            };
-            let Some(folio) = self.inode.cache().lock(&folio) else {
-                continue;
-            };
-            let from = at.since(folio.range().start()) as usize;
-            if folio.is_range_uptodate(from..from + to.len()) {
-                folio.copy_out(from, to);
-            }
         }
+        overlay_cached(&self.inode, &mut bytes);
         bytes
     }
 
@@ -286,48 +269,14 @@ impl TestFile {
     }
 
     fn numbers(&self, range: FileRange) -> std::ops::Range<u64> {
-        let bits = self.inode.block_bits();
-        range.start().bytes() >> bits.get()..range.end().bytes().div_ceil(bits.size())
+        blocks::numbers(range, self.inode.block_bits())
     }
 
     fn lookup(&self, state: &State, range: FileRange) -> Iomap {
-        let bits = self.inode.block_bits().get();
-        let numbers = self.numbers(range);
-        let most = numbers.start.saturating_add(state.longest).min(numbers.end);
-        let first = state.blocks.get(&numbers.start).copied();
-        let mut end = numbers.start + 1;
-        if first.is_none() {
-            // A hole ends at the next block in the table.
-            end = state
-                .blocks
-                .range(numbers.start..)
-                .next()
-                .map_or(most, |(n, _)| most.min(*n));
-        }
-        while end < most && first.is_some() {
-            let step = end - numbers.start;
-            let next = state.blocks.get(&end).copied();
-            let follows = match (first, next) {
-                (Some(Block::Delalloc), Some(Block::Delalloc)) => true,
-                (Some(Block::Unwritten(a)), Some(Block::Unwritten(b)))
-                | (Some(Block::Written(a)), Some(Block::Written(b))) => a + step == b,
-                _ => false,
-            };
-            if !follows {
-                break;
-            }
-            end += 1;
-        }
-        let addr = |at: u64| DevAddr::new(at << bits);
-        let kind = match first {
-            None => MapKind::Hole,
-            Some(Block::Delalloc) => MapKind::Delalloc,
-            Some(Block::Unwritten(at)) => MapKind::Unwritten { addr: addr(at) },
-            Some(Block::Written(at)) => MapKind::Mapped { addr: addr(at) },
-        };
-        let start = pos(numbers.start << bits);
-        let end = pos(end.saturating_mul(1 << bits));
-        Iomap::new(FileRange::between(start, end), kind)
+        let mut numbers = self.numbers(range);
+        let longest = numbers.start.saturating_add(state.longest);
+        numbers.end = numbers.end.min(longest);
+        mapping(&state.blocks, numbers, self.inode.block_bits())
             .with_flags(state.flags)
             .with_validity(Validity(state.generation))
     }
@@ -388,11 +337,7 @@ impl MapOps for TestFile {
                 let block = if direct {
                     let at = state.next;
                     state.next += 1;
-                    if state.allocate_written {
-                        Block::Written(at)
-                    } else {
-                        Block::Unwritten(at)
-                    }
+                    Block::stored(at, !state.allocate_written)
                 } else {
                     Block::Delalloc
                 };
@@ -450,11 +395,7 @@ impl WritebackOps for TestFile {
                 let at = state.next;
                 state.next += 1;
                 // The rule under test (O1-O4): written blocks only if no direct I/O can see them.
-                let block = if req.direct_in_flight {
-                    Block::Unwritten(at)
-                } else {
-                    Block::Written(at)
-                };
+                let block = Block::stored(at, req.direct_in_flight);
                 state.blocks.insert(n, block);
                 state.generation += 1;
             }
@@ -468,12 +409,8 @@ impl WritebackOps for TestFile {
 
     fn ioend_done(&self, ioend: &IoendRange) -> Result<()> {
         let mut state = self.state.lock();
-        for n in self.numbers(ioend.iomap.range) {
-            if let Some(Block::Unwritten(at)) = state.blocks.get(&n).copied() {
-                state.blocks.insert(n, Block::Written(at));
-                state.generation += 1;
-            }
-        }
+        let numbers = self.numbers(ioend.iomap.range);
+        state.generation += convert(&mut state.blocks, numbers);
         Ok(())
     }
 
@@ -505,12 +442,8 @@ impl DirectOps for TestFile {
         state.done.push((done.written, done.kinds));
         let written = done.range.take(done.written);
         if !written.is_empty() {
-            for n in self.numbers(written) {
-                if let Some(Block::Unwritten(at)) = state.blocks.get(&n).copied() {
-                    state.blocks.insert(n, Block::Written(at));
-                    state.generation += 1;
-                }
-            }
+            let numbers = self.numbers(written);
+            state.generation += convert(&mut state.blocks, numbers);
             if written.end() > self.inode.size() {
                 self.inode.set_size(written.end());
             }

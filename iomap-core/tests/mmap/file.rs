@@ -1,7 +1,6 @@
 //! A file in memory that can be mapped: with or without delayed allocation, any block size, direct
 //! I/O, truncate and punch. Blocks that were never written hold somebody else's bytes.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -23,20 +22,18 @@ use iomap_core::ops::{
 use iomap_core::read::{ReadOptions, buffered_read};
 use iomap_core::stats::Counters;
 use iomap_core::sync::{Mutex, Rank, rank};
-use iomap_core::units::{BlockBits, DevAddr, FilePos, FileRange, PageIndex};
+use iomap_core::units::{BlockBits, FilePos, FileRange, PageIndex};
 use iomap_core::user::SliceSource;
 use iomap_core::write::{WriteOptions, buffered_write};
 use iomap_core::{fsync, resize, writeback, zero};
 
 use super::device::TestDevice;
 
-/// What a block is; a hole is not in the table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Block {
-    Delalloc,
-    Unwritten(u64),
-    Written(u64),
-}
+#[path = "../common/blocks.rs"]
+mod blocks;
+
+pub(crate) use blocks::Block;
+use blocks::{Blocks, convert, mapping};
 
 /// How a file is made.
 #[derive(Clone, Copy, Debug)]
@@ -66,7 +63,7 @@ impl Default for Config {
 
 #[derive(Debug)]
 struct State {
-    blocks: BTreeMap<u64, Block>,
+    blocks: Blocks,
     next: u64,
     /// Blocks neither allocated nor promised.
     free: u64,
@@ -144,7 +141,7 @@ impl TestFile {
             stable_writes: config.stable,
         });
         let state = State {
-            blocks: BTreeMap::new(),
+            blocks: Blocks::new(),
             next: 1,
             free: config.blocks - 1,
             generation: 0,
@@ -314,41 +311,23 @@ impl TestFile {
     }
 
     fn numbers(&self, range: FileRange) -> Range<u64> {
-        let bits = self.inode.block_bits();
-        range.start().bytes() >> bits.get()..range.end().bytes().div_ceil(bits.size())
+        blocks::numbers(range, self.inode.block_bits())
     }
 
     fn lookup(&self, state: &State, range: FileRange) -> Iomap {
-        let bits = self.config.bits;
-        let numbers = self.numbers(range);
-        let first = state.blocks.get(&numbers.start).copied();
-        let next = state.blocks.range(numbers.start + 1..).next();
-        // A hole ends at the next block; anything else is one block long.
-        let end = match (first, next) {
-            (None, Some((n, _))) => numbers.end.min(*n),
-            (None, None) => numbers.end,
-            _ => numbers.start + 1,
-        };
-        let addr = |at: u64| DevAddr::new(at << bits);
-        let kind = match first {
-            None => MapKind::Hole,
-            Some(Block::Delalloc) => MapKind::Delalloc,
-            Some(Block::Unwritten(at)) => MapKind::Unwritten { addr: addr(at) },
-            Some(Block::Written(at)) => MapKind::Mapped { addr: addr(at) },
-        };
-        let range = FileRange::between(pos(numbers.start << bits), pos(end << bits));
-        Iomap::new(range, kind).with_validity(Validity(state.generation))
+        let mut numbers = self.numbers(range);
+        if state.blocks.contains_key(&numbers.start) {
+            // One block at a time; a hole ends at the next block.
+            numbers.end = numbers.start + 1;
+        }
+        mapping(&state.blocks, numbers, self.inode.block_bits())
+            .with_validity(Validity(state.generation))
     }
 
     fn allocate(&self, state: &mut State, n: u64, unwritten: bool) {
         let at = state.next;
         state.next += 1;
-        let block = if unwritten {
-            Block::Unwritten(at)
-        } else {
-            Block::Written(at)
-        };
-        state.blocks.insert(n, block);
+        state.blocks.insert(n, Block::stored(at, unwritten));
         state.generation += 1;
     }
 }
@@ -507,12 +486,7 @@ impl TestFile {
 
     fn convert(&self, range: FileRange) {
         let mut state = self.state.lock();
-        for n in self.numbers(range) {
-            if let Some(Block::Unwritten(at)) = state.blocks.get(&n).copied() {
-                state.blocks.insert(n, Block::Written(at));
-                state.generation += 1;
-            }
-        }
+        state.generation += convert(&mut state.blocks, self.numbers(range));
     }
 }
 
