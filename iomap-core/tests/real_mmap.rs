@@ -216,9 +216,14 @@ fn a_system_call_finds_memory_that_was_faulted_in() {
 
 /// Runs the test again in a process that is to die, and returns the signal it died of.
 fn signal_of(test: &str, dies: impl FnOnce()) -> Option<i32> {
+    alone(test, dies).and_then(|status| status.signal())
+}
+
+/// Runs the test again in a process of its own, where it does `work`. `None`: this is that process.
+fn alone(test: &str, work: impl FnOnce()) -> Option<std::process::ExitStatus> {
     const MARK: &str = "IOMAP_TEST_DIES";
     if std::env::var_os(MARK).is_some() {
-        dies();
+        work();
         return None;
     }
     let child = std::process::Command::new(std::env::current_exe().unwrap())
@@ -227,7 +232,7 @@ fn signal_of(test: &str, dies: impl FnOnce()) -> Option<i32> {
         .stdout(std::process::Stdio::null())
         .stderr(std::process::Stdio::null())
         .status();
-    child.unwrap().signal()
+    Some(child.unwrap())
 }
 
 const SIGBUS: i32 = 7;
@@ -317,6 +322,74 @@ fn a_file_that_grows_while_a_fault_is_refused_raises_no_signal() {
         },
     );
     assert_eq!(signal, None);
+}
+
+/// Who may not have the kernel's faults reported has mappings all the same; a system call finds only
+/// what is there.
+#[test]
+fn an_ordinary_user_has_mappings_and_system_calls_find_what_was_faulted_in() {
+    const NOBODY: u32 = 65_534;
+    let status = alone(
+        "an_ordinary_user_has_mappings_and_system_calls_find_what_was_faulted_in",
+        || {
+            // SAFETY: takes numbers. Who is nobody already, or may not become it, stays.
+            let _same = unsafe { libc::setresuid(NOBODY, NOBODY, NOBODY) };
+            let file = TestFile::new(Config::default(), 8 * 4096);
+            let mapping = map(&file, 0..8);
+            mapping.store(pos(100), b"mine").unwrap();
+            assert_eq!(file.read(100, 4), b"mine");
+            file.sync();
+            mapping.store(pos(104), b" too").unwrap();
+            assert_eq!(load(&mapping, 100, 8), b"mine too");
+            let mut temp = tempfile::tempfile().unwrap();
+            let write = |temp: &mut std::fs::File| {
+                // SAFETY: a page inside the mapping; only a system call copies from it.
+                let bytes =
+                    unsafe { std::slice::from_raw_parts(mapping.as_ptr().add(5 * 4096), 4096) };
+                std::io::Write::write(temp, bytes)
+            };
+            if mapping.needs_prefault() {
+                let refused = write(&mut temp).unwrap_err();
+                assert_eq!(refused.raw_os_error(), Some(Errno::FAULT.raw_os_error()));
+            }
+            mapping
+                .prefault(range(5 * 4096, 6 * 4096), Access::Load)
+                .unwrap();
+            assert_eq!(write(&mut temp).unwrap(), 4096);
+        },
+    );
+    assert!(status.is_none_or(|status| status.success()));
+}
+
+const SIGSEGV: i32 = 11;
+
+#[test]
+fn a_child_after_fork_does_not_have_the_mapping_and_the_parent_keeps_it() {
+    let status = alone(
+        "a_child_after_fork_does_not_have_the_mapping_and_the_parent_keeps_it",
+        || {
+            let file = TestFile::new(Config::default(), 8_192);
+            let mapping = map(&file, 0..2);
+            mapping.store(pos(0), b"before").unwrap();
+            // SAFETY: the child makes one access, which is to end it, and returns to nothing.
+            let child = unsafe { libc::fork() };
+            if child == 0 {
+                // SAFETY: not mapped here: the signal is what is asked for. `_exit` otherwise.
+                unsafe {
+                    mapping.as_ptr().read_volatile();
+                    libc::_exit(0);
+                }
+            }
+            let mut status = 0;
+            // SAFETY: a child of ours, and a place for its status.
+            assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+            assert!(libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == SIGSEGV);
+            mapping.store(pos(4096), b"after").unwrap();
+            assert_eq!(load(&mapping, 0, 6), b"before");
+            assert_eq!(file.read(4096, 5), b"after");
+        },
+    );
+    assert!(status.is_none_or(|status| status.success()));
 }
 
 /// A program: threads store to a mapping of a file larger than memory, each to its own words; others

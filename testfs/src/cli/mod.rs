@@ -83,6 +83,9 @@ struct RunArgs {
     /// Memory of the page cache
     #[arg(long, default_value = "64M")]
     cache: Size,
+    /// Map the file into memory, and make every file on it a DAX file
+    #[arg(long)]
+    dax: bool,
     /// Format the file even if it holds something else
     #[arg(long)]
     force: bool,
@@ -169,16 +172,22 @@ fn run_command(args: &RunArgs) -> u8 {
         );
         return USAGE;
     }
-    let device = match open::for_run(&args.file, args.size.bytes(), args.force) {
-        Ok(device) => device,
-        Err(refusal) => return refuse(&refusal),
-    };
     let options = run::Options {
         seed: args.seed,
         cache_bytes: args.cache.bytes(),
         progress: !args.quiet && !args.json && std::io::stderr().is_terminal(),
     };
-    match run::run(device, &options) {
+    let (size, force) = (args.size.bytes(), args.force);
+    let outcome = if args.dax {
+        open::for_run_dax(&args.file, size, force).map(|device| run::run_dax(device, &options))
+    } else {
+        open::for_run(&args.file, size, force).map(|device| run::run(device, &options))
+    };
+    let outcome = match outcome {
+        Ok(outcome) => outcome,
+        Err(refusal) => return refuse(&refusal),
+    };
+    match outcome {
         Ok(report) if args.json => print_json(&report),
         Ok(report) => {
             println!("{}", report.table());

@@ -7,6 +7,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use iomap_core::dax::{DaxDevice, FileDaxDevice};
 use iomap_core::device::{BlockDevice, FileDevice, OpenError, OpenOptions};
 use iomap_core::error::{DeviceError, FsError};
 use iomap_core::units::DevAddr;
@@ -64,8 +65,34 @@ pub(super) fn for_run(
     force: bool,
 ) -> Result<Arc<dyn BlockDevice>, Refusal> {
     let device = open(path, Some(size), false)?;
-    match look(path, &device)? {
-        Content::Testfs if !force => return Ok(device),
+    format_as_needed(path, &device, force)?;
+    Ok(device)
+}
+
+/// The same as a device whose bytes are memory.
+pub(super) fn for_run_dax(
+    path: &Path,
+    size: u64,
+    force: bool,
+) -> Result<Arc<dyn DaxDevice>, Refusal> {
+    let options = OpenOptions {
+        create_size: Some(size),
+        ..OpenOptions::default()
+    };
+    let device: Arc<dyn DaxDevice> = Arc::new(FileDaxDevice::open(path, &options)?);
+    let block = Arc::clone(&device) as Arc<dyn BlockDevice>;
+    format_as_needed(path, &block, force)?;
+    Ok(device)
+}
+
+/// Makes a file system, unless there is one; refuses to write over anything else.
+fn format_as_needed(
+    path: &Path,
+    device: &Arc<dyn BlockDevice>,
+    force: bool,
+) -> Result<(), Refusal> {
+    match look(path, device)? {
+        Content::Testfs if !force => return Ok(()),
         Content::Foreign(what) if !force => {
             return Err(Refusal::Foreign {
                 path: path.to_owned(),
@@ -80,13 +107,10 @@ pub(super) fn for_run(
         }
         _ => {}
     }
-    TestFs::mkfs(Arc::clone(&device), &MkfsOptions::default()).map_err(|error| {
-        Refusal::Format {
-            path: path.to_owned(),
-            error,
-        }
-    })?;
-    Ok(device)
+    TestFs::mkfs(Arc::clone(device), &MkfsOptions::default()).map_err(|error| Refusal::Format {
+        path: path.to_owned(),
+        error,
+    })
 }
 
 /// The device for `mkfs`: nothing of value on it.

@@ -103,8 +103,12 @@ pub struct Report {
     pub volume_bytes: u64,
     /// Bytes of the page cache.
     pub cache_bytes: u64,
+    /// Whether every file was a DAX file.
+    pub dax: bool,
     /// The paths.
     pub rows: Vec<Row>,
+    /// The paths that cannot be driven here, and why.
+    pub skipped: Vec<String>,
     /// Bytes compared with the model after the remount.
     pub verified_bytes: u64,
     /// Files compared.
@@ -139,6 +143,9 @@ impl Report {
                 human(row.device_read),
                 human(row.device_written),
             );
+        }
+        for skipped in &self.skipped {
+            let _ = writeln!(text, "SKIPPED {skipped}");
         }
         let _ = write!(
             text,

@@ -11,6 +11,7 @@ pub mod stage;
 
 use std::sync::Arc;
 
+use iomap_core::dax::DaxDevice;
 use iomap_core::device::BlockDevice;
 use iomap_core::error::{FsError, SeekError};
 
@@ -89,11 +90,30 @@ impl RunError {
 ///
 /// The first wrong answer or failure.
 pub fn run(device: Arc<dyn BlockDevice>, options: &Options) -> Result<Report, RunError> {
+    drive(device, None, options)
+}
+
+/// The same, with every file a DAX file: reads, writes and stores reach the bytes of `device`, which
+/// counts no traffic.
+///
+/// # Errors
+///
+/// As [`run`].
+pub fn run_dax(device: Arc<dyn DaxDevice>, options: &Options) -> Result<Report, RunError> {
+    let block = Arc::clone(&device) as Arc<dyn BlockDevice>;
+    drive(block, Some(device), options)
+}
+
+fn drive(
+    device: Arc<dyn BlockDevice>,
+    dax: Option<Arc<dyn DaxDevice>>,
+    options: &Options,
+) -> Result<Report, RunError> {
     if device.size() < SIZE_MIN {
         return Err(RunError::TooSmall(device.size()));
     }
     let device = Arc::new(CountingDevice::new(device));
-    let mut stage = Stage::mount(device, options)?;
+    let mut stage = Stage::mount(device, dax, options)?;
     for (name, phase) in phases::ALL {
         stage.begin(name);
         phase(&mut stage)?;
@@ -125,6 +145,21 @@ mod tests {
         let device: Arc<dyn BlockDevice> = Arc::new(MemoryDevice::new(bytes));
         TestFs::mkfs(Arc::clone(&device), &MkfsOptions::default()).expect("room for a volume");
         device
+    }
+
+    #[test]
+    fn a_volume_of_dax_files_is_driven_and_verified() {
+        let device = crate::device::PmemDevice::new(SIZE_MIN).expect("memory");
+        let block = Arc::clone(&device) as Arc<dyn BlockDevice>;
+        TestFs::mkfs(block, &MkfsOptions::default()).expect("room for a volume");
+        let options = Options {
+            seed: 7,
+            cache_bytes: 4 << 20,
+            progress: false,
+        };
+        let report = run_dax(device, &options).expect("everything is as it should be");
+        let stored = report.rows.iter().find(|row| row.path == "mapped store 4K");
+        assert!(report.dax && stored.is_some_and(|row| row.calls > 0));
     }
 
     #[test]

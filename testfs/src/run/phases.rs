@@ -5,6 +5,7 @@
 //! one.
 
 mod layout;
+mod mapped;
 mod names;
 mod shared;
 
@@ -31,6 +32,7 @@ pub const ALL: &[(&str, Phase)] = &[
     ("direct, sequential", direct_sequential),
     ("direct, random", direct_random),
     ("mixed direct and buffered", shared::mixed),
+    ("memory mapping", mapped::mapped),
     ("punch, zero, collapse, insert", layout::layout),
     ("truncate", layout::truncate),
     ("reflink and overwrite", shared::reflink),

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use iomap_core::dax::DaxDevice;
 use iomap_core::device::BlockDevice;
 use iomap_core::error::{Errno, FsError};
 use iomap_core::stats::Snapshot;
@@ -33,6 +34,8 @@ pub type Files = BTreeMap<(String, String), Vec<u8>>;
 pub struct Stage {
     fs: Option<Arc<TestFs>>,
     device: Device,
+    /// The same device, if every file is a DAX file.
+    dax: Option<Arc<dyn DaxDevice>>,
     options: Options,
     /// The directory of the run.
     dir: Ino,
@@ -41,6 +44,7 @@ pub struct Stage {
     /// Makes everything random.
     pub rng: fastrand::Rng,
     rows: Vec<Row>,
+    skipped: Vec<String>,
     bar: ProgressBar,
     started: Instant,
 }
@@ -78,13 +82,16 @@ fn bar(options: &Options) -> ProgressBar {
 impl Stage {
     pub(super) fn mount(
         device: Arc<CountingDevice<Arc<dyn BlockDevice>>>,
+        dax: Option<Arc<dyn DaxDevice>>,
         options: &Options,
     ) -> Result<Self, RunError> {
-        let fs = mount(&device, options)?;
+        let fs = mount(&device, dax.as_ref(), options)?;
         let dir = fresh_dir(&*fs).map_err(RunError::in_phase("prepare"))?;
         Ok(Self {
             fs: Some(fs),
             device,
+            dax,
+            skipped: Vec::new(),
             options: *options,
             dir,
             files: Files::new(),
@@ -114,6 +121,12 @@ impl Stage {
     #[must_use]
     pub fn volume_bytes(&self) -> u64 {
         self.device.size()
+    }
+
+    /// Whether every file is a DAX file.
+    #[must_use]
+    pub const fn is_dax(&self) -> bool {
+        self.dax.is_some()
     }
 
     /// The directory of the run.
@@ -172,6 +185,11 @@ impl Stage {
         self.rows.push(calls.row(path, wall, hits, traffic));
     }
 
+    /// Leaves a path out, and says so in the report.
+    pub fn skip(&mut self, path: &str, why: &dyn std::fmt::Display) {
+        self.skipped.push(format!("{path}: {why}"));
+    }
+
     /// Takes every clean page out of the page cache.
     pub fn drop_cache(&self) {
         self.fs().pool().shrink(u64::MAX);
@@ -181,7 +199,7 @@ impl Stage {
         let meter = self.meter();
         let started = Instant::now();
         self.close()?;
-        self.fs = Some(mount(&self.device, &self.options)?);
+        self.fs = Some(mount(&self.device, self.dax.as_ref(), &self.options)?);
         let mut calls = Calls::default();
         calls.add(started.elapsed(), 0);
         let traffic = self.device.traffic().since(meter.traffic);
@@ -297,7 +315,9 @@ impl Stage {
             seed: self.options.seed,
             volume_bytes: device.size(),
             cache_bytes: self.options.cache_bytes,
+            dax: self.dax.is_some(),
             rows: std::mem::take(&mut self.rows),
+            skipped: std::mem::take(&mut self.skipped),
             verified_bytes,
             verified_files: self.files.len() as u64,
             seconds: self.started.elapsed().as_secs_f64(),
@@ -330,11 +350,19 @@ pub(super) const NEW: NewInode = NewInode {
     gid: 0,
 };
 
-fn mount(device: &Device, options: &Options) -> Result<Arc<TestFs>, RunError> {
+fn mount(
+    device: &Device,
+    dax: Option<&Arc<dyn DaxDevice>>,
+    options: &Options,
+) -> Result<Arc<TestFs>, RunError> {
     let mount = MountOptions {
         cache_bytes: options.cache_bytes,
+        dax: dax.is_some(),
         ..MountOptions::default()
     };
+    if let Some(dax) = dax {
+        return Ok(TestFs::mount_dax(Arc::clone(dax), mount)?);
+    }
     Ok(TestFs::mount(
         Arc::clone(device) as Arc<dyn BlockDevice>,
         mount,
