@@ -128,6 +128,12 @@ fn ci() -> Result<Counts, String> {
 
 /// The comparison runner; the criterion benches are `cargo bench`.
 fn compare(args: &[&str]) -> Counts {
+    // The program whose mounts are compared is started by its path.
+    let build = "build --release --package benches --bin compare --package iomapfs --bin iomapfs";
+    let built = Step::cargo("build", &build.split(' ').collect::<Vec<_>>()).check();
+    if built.failed > 0 {
+        return built;
+    }
     let run = "run --release --package benches --bin compare --";
     let cargo: Vec<&str> = run.split(' ').chain(args.iter().copied()).collect();
     Step::cargo("bench", &cargo).check()

@@ -66,7 +66,7 @@ impl Drop for LoopMount {
 }
 
 /// Runs a program; its output, or why there is none.
-fn command(program: &str, args: &[&str]) -> Result<String, String> {
+pub(super) fn command(program: &str, args: &[&str]) -> Result<String, String> {
     let output = Command::new(program)
         .args(args)
         .output()

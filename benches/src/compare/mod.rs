@@ -14,6 +14,7 @@
 
 pub mod budgets;
 pub mod cases;
+pub mod fuse;
 pub mod host;
 pub mod machine;
 pub mod report;

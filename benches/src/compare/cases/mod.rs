@@ -8,6 +8,7 @@ mod dax;
 mod direct;
 mod growth;
 mod mapping;
+mod mounted;
 mod names;
 mod stream;
 mod threads;
@@ -63,6 +64,7 @@ pub fn all(effort: Effort) -> Vec<Case> {
         mapping::cases,
         dax::cases,
         names::cases,
+        mounted::cases,
     ];
     themes.into_iter().flat_map(|theme| theme(effort)).collect()
 }
