@@ -2,7 +2,8 @@
 //! by the kernel's ext4 on a loop device.
 //!
 //! The time is the caller's wall time, and what it waits for. Leaves out mounting, making the files,
-//! and removing them.
+//! and removing them. `fuse2fs` answers direct reads and writes from the host's page cache, and the
+//! other sides from the device: those two rows are not the same work.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -112,6 +113,8 @@ fn stream(id: String, way: Way) -> Group {
         let filled = Filled::new(server)?;
         let mut buf = Buffer::noise(len(MIB), 0);
         Ok(Box::new(move |count, clock: &mut Clock| {
+            // All of it, so that it is dropped in its order.
+            let filled = &filled;
             for _ in 0..count {
                 if way == Way::Read {
                     forget(&filled.path)?;
@@ -144,10 +147,15 @@ fn pages(id: String, way: Way, direct: bool) -> Group {
     let operation = format!("{verb} one random page of 64 MiB{past}");
     group(id, operation, (PAGE, Ops::Fit), move |server| {
         let filled = Filled::new(server)?;
-        let other = direct.then(|| open_direct(&filled.path)).transpose()?;
+        // Dropped in this order.
+        let held = (
+            direct.then(|| open_direct(&filled.path)).transpose()?,
+            filled,
+        );
         let mut buf = Buffer::noise(len(PAGE), 0);
         let mut positions = Positions::new(FILE, PAGE);
         Ok(Box::new(move |count, clock: &mut Clock| {
+            let (other, filled) = &held;
             let file = other.as_ref().unwrap_or(&filled.file);
             timed(count, clock, || {
                 let at = positions.draw();
@@ -196,6 +204,7 @@ fn list(id: String, count: u64) -> Group {
         let folder = fresh(&mount)?;
         make_files(&folder, count)?;
         Ok(Box::new(move |count, clock: &mut Clock| {
+            let _mount = &mount;
             timed(1, clock, || {
                 let mut seen = 0;
                 for entry in std::fs::read_dir(&folder).map_err(text)? {
