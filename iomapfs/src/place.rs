@@ -14,8 +14,10 @@ use std::fmt;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+use serde_json::{Map, Value};
+
 use crate::failure::{Failure, Outcome};
-use crate::out::printable;
+use crate::out::{printable, put_bytes};
 
 /// A path inside of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,6 +91,14 @@ impl InImage {
                 })
             }
         }
+    }
+
+    /// As the start of a JSON object: `image` and `path`.
+    pub(crate) fn json(&self) -> Map<String, Value> {
+        let mut object = Map::new();
+        object.insert("image".to_owned(), self.image.display().to_string().into());
+        put_bytes(&mut object, "path", &self.path);
+        object
     }
 
     /// Several paths that must be in one image. At least one.

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use std::io::Write;
 
 use iomap_core::vfs::{Attr, FileType, Ino, Vfs};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::cli::DuArgs;
 use crate::failure::{Outcome, complain, fs_words};
@@ -73,12 +73,7 @@ pub(crate) fn run(args: &DuArgs, opening: &Opening) -> Outcome {
 }
 
 fn row_json(row: &Row) -> Value {
-    let mut object = Map::new();
-    object.insert(
-        "image".to_owned(),
-        row.place.image.display().to_string().into(),
-    );
-    out::put_bytes(&mut object, "path", &row.place.path);
+    let mut object = row.place.json();
     object.insert("bytes".to_owned(), row.bytes.into());
     Value::Object(object)
 }

@@ -152,12 +152,7 @@ fn joined(place: &InImage, name: &[u8]) -> InImage {
 }
 
 fn section_json(section: &Section) -> Value {
-    let mut object = Map::new();
-    object.insert(
-        "image".to_owned(),
-        section.title.image.display().to_string().into(),
-    );
-    out::put_bytes(&mut object, "path", &section.title.path);
+    let mut object = section.title.json();
     let entries: Vec<_> = section
         .rows
         .iter()

@@ -8,7 +8,7 @@ use std::io::Write;
 use iomap_core::fiemap::{Extent, ExtentFlags};
 use iomap_core::units::FileRange;
 use iomap_core::vfs::{FileType, OpenFlags, Vfs};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::cli::MapArgs;
 use crate::failure::{Failure, Outcome, fs_words};
@@ -78,12 +78,7 @@ fn flag_names(flags: ExtentFlags) -> Vec<String> {
 }
 
 fn file_json(file: &Mapped) -> Value {
-    let mut object = Map::new();
-    object.insert(
-        "image".to_owned(),
-        file.place.image.display().to_string().into(),
-    );
-    out::put_bytes(&mut object, "path", &file.place.path);
+    let mut object = file.place.json();
     object.insert("size".to_owned(), file.size.into());
     let extents: Vec<_> = file
         .extents

@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use iomap_core::vfs::{Attr, FileType, Vfs};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::cli::StatArgs;
 use crate::failure::{Outcome, fs_words};
@@ -64,12 +64,7 @@ fn look(vfs: &dyn Vfs, place: &InImage, follow: Follow) -> Outcome<Told> {
 }
 
 fn told_json(told: &Told) -> Value {
-    let mut object = Map::new();
-    object.insert(
-        "image".to_owned(),
-        told.place.image.display().to_string().into(),
-    );
-    out::put_bytes(&mut object, "path", &told.place.path);
+    let mut object = told.place.json();
     object.extend(out::attr_json(&told.attr));
     object.insert("generation".to_owned(), told.attr.generation.into());
     object.insert("block_size".to_owned(), told.attr.block_size.into());

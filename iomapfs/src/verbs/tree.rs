@@ -191,9 +191,7 @@ fn print_json(place: &InImage, lines: &[Line]) -> Outcome<()> {
         })
         .collect();
     let (directories, files) = counts(lines);
-    let mut object = Map::new();
-    object.insert("image".to_owned(), place.image.display().to_string().into());
-    out::put_bytes(&mut object, "path", &place.path);
+    let mut object = place.json();
     object.insert("directories".to_owned(), json!(directories));
     object.insert("files".to_owned(), json!(files));
     object.insert("entries".to_owned(), entries.into());

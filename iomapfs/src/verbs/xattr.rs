@@ -115,9 +115,7 @@ pub(crate) fn list(args: &ListxattrArgs, opening: &Opening) -> Outcome {
 type Rows = [(Vec<u8>, Option<Vec<u8>>)];
 
 fn list_json(place: &InImage, rows: &Rows) -> Value {
-    let mut object = Map::new();
-    object.insert("image".to_owned(), place.image.display().to_string().into());
-    out::put_bytes(&mut object, "path", &place.path);
+    let mut object = place.json();
     let xattrs: Vec<_> = rows
         .iter()
         .map(|(name, value)| {
