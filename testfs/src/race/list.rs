@@ -9,7 +9,19 @@ const fn actor(name: &'static str, column: &'static str) -> Actor {
 }
 
 const fn until(actor: &'static str, until: &'static str) -> Line {
-    Line { actor, until }
+    let says = until;
+    Line { actor, until, says }
+}
+
+/// The same, with other words in the picture.
+const fn shown(actor: &'static str, until: &'static str, says: &'static str) -> Line {
+    Line { actor, until, says }
+}
+
+/// A thread runs as far as it can; without the rule that is as far as `says`.
+const fn goes_on(actor: &'static str, says: &'static str) -> Line {
+    let until = AS_FAR_AS_IT_CAN;
+    Line { actor, until, says }
 }
 
 const DISK_READS: Actor = actor("disk-reads", "disk");
@@ -30,11 +42,30 @@ pub const RACES: &[Race] = &[
             DISK_WRITES,
         ],
         script: &[
-            until("writer", "page 0 done"),
-            until("flusher", "the disk is asked to write"),
-            until("disk-writes", "writes"),
-            until("flusher", "page 1 is not cached"),
-            until("writer", AS_FAR_AS_IT_CAN),
+            shown(
+                "writer",
+                "page 0 done",
+                "maps both pages: unwritten; copies page 0",
+            ),
+            shown(
+                "flusher",
+                "the disk is asked to write",
+                "writes page 1, another writer's bytes",
+            ),
+            shown(
+                "disk-writes",
+                "writes",
+                "has page 1: its block is written now",
+            ),
+            shown(
+                "flusher",
+                "page 1 is not cached",
+                "drops page 1, which is clean",
+            ),
+            goes_on(
+                "writer",
+                "still takes page 1 for unwritten: zeroes what it does not write",
+            ),
         ],
     },
     Race {
@@ -50,11 +81,11 @@ pub const RACES: &[Race] = &[
             DISK_WRITES,
         ],
         script: &[
-            until("writer", "folio unlocked"),
-            until("flusher", "the disk is asked to write"),
+            shown("writer", "folio unlocked", "copies, unlocks the folio"),
+            shown("flusher", "the disk is asked to write", "writes the page"),
             until("disk-writes", "writes"),
-            until("flusher", AS_FAR_AS_IT_CAN),
-            until("writer", AS_FAR_AS_IT_CAN),
+            goes_on("flusher", "writeback ends"),
+            goes_on("writer", "done hook: the bytes are gone already"),
         ],
     },
     Race {
@@ -71,13 +102,25 @@ pub const RACES: &[Race] = &[
             DISK_WRITES,
         ],
         script: &[
-            until("reader", "cache settled"),
-            until("storer", AS_FAR_AS_IT_CAN),
-            until("flusher", "the disk is asked to write"),
-            until("reader", "the disk is asked to read"),
-            until("disk-reads", "reads"),
-            until("reader", AS_FAR_AS_IT_CAN),
-            until("disk-writes", "writes"),
+            shown(
+                "reader",
+                "cache settled",
+                "looks at the cache: nothing dirty",
+            ),
+            goes_on("storer", "stores: reserves, the page is dirty"),
+            shown(
+                "flusher",
+                "the disk is asked to write",
+                "allocates a written block, asks for the write",
+            ),
+            shown(
+                "reader",
+                "the disk is asked to read",
+                "finds a written block, asks for the read",
+            ),
+            shown("disk-reads", "reads", "reads the block first"),
+            goes_on("reader", "has read the previous owner's bytes"),
+            shown("disk-writes", "writes", "writes the block, too late"),
         ],
     },
     Race {
@@ -93,11 +136,19 @@ pub const RACES: &[Race] = &[
             DISK_WRITES,
         ],
         script: &[
-            until("reader", "cache settled"),
-            until("storer", AS_FAR_AS_IT_CAN),
-            until("reader", "the disk is asked to read"),
-            until("disk-reads", "reads"),
-            until("reader", AS_FAR_AS_IT_CAN),
+            shown(
+                "reader",
+                "cache settled",
+                "looks at the cache: nothing dirty",
+            ),
+            goes_on("storer", "stores: the fault allocates a written block"),
+            shown(
+                "reader",
+                "the disk is asked to read",
+                "finds a written block, asks for the read",
+            ),
+            shown("disk-reads", "reads", "reads what was there before"),
+            goes_on("reader", "has read the previous owner's bytes"),
         ],
     },
     Race {
@@ -113,12 +164,24 @@ pub const RACES: &[Race] = &[
             DISK_WRITES,
         ],
         script: &[
-            until("storer", "write fault, folio not locked yet"),
-            until("reader", "cache settled"),
-            until("storer", AS_FAR_AS_IT_CAN),
-            until("reader", "the disk is asked to read"),
-            until("disk-reads", "reads"),
-            until("reader", AS_FAR_AS_IT_CAN),
+            shown(
+                "storer",
+                "write fault, folio not locked yet",
+                "sees no direct I/O, folio not locked yet",
+            ),
+            shown(
+                "reader",
+                "cache settled",
+                "raises the count, sees nothing dirty",
+            ),
+            goes_on("storer", "stores: the count was zero, so a written block"),
+            shown(
+                "reader",
+                "the disk is asked to read",
+                "finds a written block, asks for the read",
+            ),
+            shown("disk-reads", "reads", "reads what was there before"),
+            goes_on("reader", "has read the previous owner's bytes"),
         ],
     },
     Race {
@@ -134,9 +197,9 @@ pub const RACES: &[Race] = &[
         ],
         script: &[
             until("pinner", "pins page 0"),
-            until("puncher", AS_FAR_AS_IT_CAN),
-            until("other", AS_FAR_AS_IT_CAN),
-            until("pinner", AS_FAR_AS_IT_CAN),
+            goes_on("puncher", "frees the block"),
+            goes_on("other", "gets the block and writes it"),
+            goes_on("pinner", "the device writes to the page"),
         ],
     },
     Race {
@@ -153,8 +216,8 @@ pub const RACES: &[Race] = &[
             until("pinner", "has mapped page 0"),
             until("puncher", "has looked for pins"),
             until("pinner", "pins page 0"),
-            until("puncher", AS_FAR_AS_IT_CAN),
-            until("pinner", AS_FAR_AS_IT_CAN),
+            goes_on("puncher", "unmaps, frees the block; another file gets it"),
+            goes_on("pinner", "the device writes to the page"),
         ],
     },
     Race {
@@ -169,8 +232,8 @@ pub const RACES: &[Race] = &[
         ],
         script: &[
             until("pinner", "pins page 0"),
-            until("puncher", AS_FAR_AS_IT_CAN),
-            until("pinner", AS_FAR_AS_IT_CAN),
+            goes_on("puncher", "waits for the pin, with the invalidate lock"),
+            goes_on("pinner", "faults: waits for the invalidate lock"),
         ],
     },
     Race {
@@ -185,8 +248,12 @@ pub const RACES: &[Race] = &[
             actor("power", "power"),
         ],
         script: &[
-            until("storer", "relies on its store"),
-            until("power", AS_FAR_AS_IT_CAN),
+            shown(
+                "storer",
+                "relies on its store",
+                "stores, flushes its lines, relies on that",
+            ),
+            goes_on("power", "the power goes: nothing finds the block"),
         ],
     },
     Race {
@@ -201,10 +268,18 @@ pub const RACES: &[Race] = &[
             actor("power", "power"),
         ],
         script: &[
-            until("storer", "commit: waits for open transactions"),
-            until("syncer", AS_FAR_AS_IT_CAN),
-            until("storer", "fdatasync is done"),
-            until("power", AS_FAR_AS_IT_CAN),
+            shown(
+                "storer",
+                "commit: waits for open transactions",
+                "faults: syncs, its page dirty already",
+            ),
+            goes_on("syncer", "fdatasync: the page is clean"),
+            shown(
+                "storer",
+                "fdatasync is done",
+                "stores; fdatasync sees a clean page",
+            ),
+            goes_on("power", "the power goes: the store was in the caches"),
         ],
     },
     Race {
@@ -218,9 +293,13 @@ pub const RACES: &[Race] = &[
             actor("journal", "commit"),
         ],
         script: &[
-            until("storer", "commit: waits for open transactions"),
-            until("journal", AS_FAR_AS_IT_CAN),
-            until("storer", AS_FAR_AS_IT_CAN),
+            shown(
+                "storer",
+                "commit: waits for open transactions",
+                "faults: syncs with its transaction open",
+            ),
+            goes_on("journal", "waits for the transaction too"),
+            goes_on("storer", "waits for its own transaction"),
         ],
     },
     Race {
@@ -235,10 +314,10 @@ pub const RACES: &[Race] = &[
             actor("other", "write to another file"),
         ],
         script: &[
-            until("storer", "commit: the map is durable"),
-            until("puncher", AS_FAR_AS_IT_CAN),
-            until("other", AS_FAR_AS_IT_CAN),
-            until("storer", AS_FAR_AS_IT_CAN),
+            shown("storer", "commit: the map is durable", "faults: has synced"),
+            goes_on("puncher", "frees the block"),
+            goes_on("other", "gets the block and writes it"),
+            goes_on("storer", "stores into the block"),
         ],
     },
     Race {
@@ -249,10 +328,22 @@ pub const RACES: &[Race] = &[
         harm: "what is in the log does not match its checksum: replay refuses it",
         actors: &[actor("storer", "mmap store"), actor("journal", "commit")],
         script: &[
-            until("storer", "has stored a"),
-            until("journal", "takes the checksum"),
-            until("storer", "has stored X"),
-            until("journal", AS_FAR_AS_IT_CAN),
+            shown(
+                "storer",
+                "has stored a",
+                "stores a: the page joins transaction 1",
+            ),
+            shown(
+                "journal",
+                "takes the checksum",
+                "takes the checksum of the page",
+            ),
+            shown(
+                "storer",
+                "has stored X",
+                "stores X: the page is still writable",
+            ),
+            goes_on("journal", "writes the page to the log"),
         ],
     },
     Race {
@@ -268,9 +359,17 @@ pub const RACES: &[Race] = &[
             DISK_WRITES,
         ],
         script: &[
-            until("storer", "has stored 0x07"),
-            until("journal", "commit record"),
-            until("disk-writes", AS_FAR_AS_IT_CAN),
+            shown(
+                "storer",
+                "has stored 0x07",
+                "stores: the fault allocates a written block",
+            ),
+            shown(
+                "journal",
+                "commit record",
+                "commit record: the block is in the file",
+            ),
+            goes_on("disk-writes", "writes the block, too late"),
         ],
     },
 ];

@@ -47,6 +47,8 @@ pub struct Line {
     pub actor: &'static str,
     /// How the step begins.
     pub until: &'static str,
+    /// What the picture says of it.
+    pub says: &'static str,
 }
 
 /// A race of the discussions.
@@ -104,7 +106,7 @@ impl Race {
             if let Some(number) = self.actor(line.actor) {
                 trace.push(
                     self.actors[number],
-                    line.until.to_owned(),
+                    line.says.to_owned(),
                     String::new(),
                     String::new(),
                 );
@@ -118,6 +120,20 @@ impl Race {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_pictures_of_the_book_are_those_of_the_command() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/races");
+        for race in RACES {
+            let path = format!("{folder}/{}.svg", race.name);
+            let there = std::fs::read_to_string(&path).unwrap_or_default();
+            let name = race.name;
+            assert!(
+                there == render::svg(&race.drawn()),
+                "make it anew: cargo xtask race show {name} --svg docs/races/{name}.svg"
+            );
+        }
+    }
 
     #[test]
     fn scripts_name_threads_of_their_race_and_rules_that_exist() {

@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 
-use super::trace::{End, Trace};
+use super::trace::{End, Event, Trace};
 
 /// The widest a column of the text gets.
 const WIDEST: usize = 24;
@@ -116,41 +116,63 @@ fn wrap(text: &str, width: usize) -> Vec<String> {
 }
 
 const COLUMN: usize = 190;
-const ROW: usize = 44;
-const HEAD: usize = 70;
-const SIDE: usize = 250;
+const ROW: usize = 46;
+const HEAD: usize = 76;
+/// Room for the numbers of the steps.
+const LEFT: usize = 30;
+/// Room for the state beside the steps, where there is any.
+const SIDE: usize = 330;
+/// Characters of the title and of the end on a line.
+const LINE: usize = 88;
+const NARROWEST: usize = 620;
 
 /// The run as a picture: a life line for each column, a box for each step.
 #[must_use]
 pub fn svg(trace: &Trace) -> String {
-    let width = COLUMN * trace.columns.len() + SIDE + 20;
-    let height = HEAD + ROW * trace.events.len() + 60;
+    let has_state = |e: &Event| !e.locks.is_empty() || !e.state.is_empty();
+    let side = if trace.events.iter().any(has_state) {
+        SIDE
+    } else {
+        0
+    };
+    let columns = LEFT + COLUMN * trace.columns.len();
+    let width = (columns + side + 10).max(NARROWEST);
+    let foot = HEAD + ROW * trace.events.len() + 10;
     let mut out = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" \
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{}\" \
          font-family=\"sans-serif\" font-size=\"11\">\n\
-         <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n\
-         <text x=\"10\" y=\"20\" font-size=\"14\" font-weight=\"bold\">{}</text>\n",
-        escape(&trace.title)
+         <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n",
+        foot + 40
     );
+    let style = "font-size=\"13\" font-weight=\"bold\"";
+    push_lines(&mut out, 20, style, &trace.title);
     for (n, head) in trace.columns.iter().enumerate() {
-        let x = COLUMN * n + COLUMN / 2;
+        let x = LEFT + COLUMN * n + COLUMN / 2;
         let _ = writeln!(
             out,
-            "<text x=\"{x}\" y=\"48\" text-anchor=\"middle\" font-weight=\"bold\">{}</text>\n\
-             <line x1=\"{x}\" y1=\"56\" x2=\"{x}\" y2=\"{}\" stroke=\"#bbb\"/>",
-            escape(head),
-            height - 50
+            "<text x=\"{x}\" y=\"58\" text-anchor=\"middle\" font-weight=\"bold\">{}</text>\n\
+             <line x1=\"{x}\" y1=\"64\" x2=\"{x}\" y2=\"{foot}\" stroke=\"#bbb\"/>",
+            escape(head)
         );
     }
     for (n, event) in trace.events.iter().enumerate() {
         push_box(&mut out, n, event.column, &event.text);
-        let (x, y) = (COLUMN * trace.columns.len() + 10, HEAD + ROW * n + 20);
-        let side = format!("{} {}", event.locks, event.state);
+        let y = HEAD + ROW * n + 20;
         let _ = writeln!(
             out,
-            "<text x=\"{x}\" y=\"{y}\" fill=\"#555\">{}</text>",
-            escape(side.trim())
+            "<text x=\"{}\" y=\"{y}\" text-anchor=\"end\" fill=\"#555\">{}</text>",
+            LEFT - 4,
+            n + 1
         );
+        let beside = format!("{} {}", event.locks, event.state);
+        if has_state(event) {
+            let _ = writeln!(
+                out,
+                "<text x=\"{}\" y=\"{y}\" fill=\"#555\">{}</text>",
+                columns + 10,
+                escape(beside.trim())
+            );
+        }
     }
     let (what, colour) = match &trace.end {
         End::Good => (
@@ -159,17 +181,23 @@ pub fn svg(trace: &Trace) -> String {
         ),
         End::Bad(what) => (what.as_str(), "#b00"),
     };
-    let _ = writeln!(
-        out,
-        "<text x=\"10\" y=\"{}\" font-size=\"13\" fill=\"{colour}\">{}</text>\n</svg>",
-        height - 18,
-        escape(what)
-    );
+    let style = format!("font-size=\"13\" fill=\"{colour}\"");
+    push_lines(&mut out, foot + 18, &style, what);
+    out.push_str("</svg>\n");
     out
 }
 
+/// At most two lines of text at the left margin.
+fn push_lines(out: &mut String, y: usize, style: &str, text: &str) {
+    for (n, line) in wrap(text, LINE).iter().take(2).enumerate() {
+        let y = y + 16 * n;
+        let line = escape(line);
+        let _ = writeln!(out, "<text x=\"10\" y=\"{y}\" {style}>{line}</text>");
+    }
+}
+
 fn push_box(out: &mut String, row: usize, column: usize, text: &str) {
-    let (x, y) = (COLUMN * column + 6, HEAD + ROW * row);
+    let (x, y) = (LEFT + COLUMN * column + 6, HEAD + ROW * row);
     let _ = writeln!(
         out,
         "<rect x=\"{x}\" y=\"{y}\" width=\"{}\" height=\"{}\" rx=\"4\" fill=\"#eef\" stroke=\"#88a\"/>",
@@ -177,7 +205,7 @@ fn push_box(out: &mut String, row: usize, column: usize, text: &str) {
         ROW - 8
     );
     for (n, line) in wrap(text, 30).iter().take(3).enumerate() {
-        let (x, y) = (COLUMN * column + COLUMN / 2, y + 13 + 11 * n);
+        let (x, y) = (LEFT + COLUMN * column + COLUMN / 2, y + 13 + 11 * n);
         let _ = writeln!(
             out,
             "<text x=\"{x}\" y=\"{y}\" text-anchor=\"middle\">{}</text>",
@@ -209,8 +237,8 @@ mod tests {
         let flusher = lines[2].find("flusher").map(|at| at..at + 4);
         let asked = lines
             .iter()
-            .find(|line| line.contains("the disk is"))
-            .map(|line| line.find("the disk"));
+            .find(|line| line.contains("writes page 1"))
+            .map(|line| line.find("writes page"));
         assert_eq!(asked.flatten(), flusher.map(|at| at.start), "{text}");
         assert!(text.ends_with(&format!("BAD: {}\n", RACES[0].harm)));
     }
@@ -222,7 +250,7 @@ mod tests {
         let svg = svg(&trace);
         assert!(svg.contains("a &lt; b &amp; c"));
         assert_eq!(svg.matches("<text").count(), svg.matches("</text>").count());
-        assert!(svg.trim_end().ends_with("</svg>"));
+        assert!(svg.ends_with("</svg>\n"));
     }
 
     #[test]
