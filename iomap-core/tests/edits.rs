@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::thread;
 
 use common::{Block, Mode, OrderA, OrderB, Volume};
+use iomap_core::commit::{CommitInode, CommitList};
 use iomap_core::error::{Errno, FsError, ProtocolError};
 use iomap_core::flusher::{Flusher, FlusherConfig};
 use iomap_core::folio::LockedFolio;
@@ -253,4 +254,53 @@ fn invalidation_waits_for_writeback() {
     drop(written);
     assert_eq!(invalidation.join().unwrap(), Ok(()));
     assert_eq!(file.inode().cache().nr_pages(), 0);
+}
+
+/// What the device holds behind the end inside the last block is not part of the file when it grows.
+#[test]
+fn a_file_that_grows_inside_its_last_block_shows_zeroes_between() {
+    let file: Arc<OrderB> = volume(12, Mode::Lazy).file(None);
+    file.set_block(0, Block::Mapped(9));
+    file.inode().set_size(pos(100));
+    file.write(200, &[2; 10]).unwrap();
+    assert_eq!(file.contents()[100..200], [0; 100]);
+}
+
+/// Without a worker the thread that writes also ends the writeback, errors and all.
+#[test]
+fn an_error_that_comes_while_the_dirty_pages_are_walked_is_told() {
+    let volume = volume(12, Mode::Lazy);
+    let file: Arc<OrderB> = volume.file(None);
+    file.write(0, &[1; PAGE]).unwrap();
+    volume.device.fail_write(0, Errno::IO);
+    let written = fsync::write_and_wait(&*file, FileRange::ALL);
+    assert_eq!(written, Err(FsError::Writeback(Errno::IO)));
+}
+
+/// An inode of a transaction.
+struct Member(Result<(), FsError>);
+
+impl CommitInode for Member {
+    fn submit(&self, _range: FileRange) -> Result<(), FsError> {
+        self.0.clone()
+    }
+
+    fn finish(&self, _range: FileRange) -> Result<(), FsError> {
+        self.0.clone()
+    }
+}
+
+/// The last inode of a transaction is fine, the first one is not.
+#[test]
+fn one_inode_that_fails_keeps_the_whole_commit_from_becoming_durable() {
+    let list = CommitList::new();
+    let members: [Arc<dyn CommitInode>; 2] = [
+        Arc::new(Member(Err(FsError::NoSpace))),
+        Arc::new(Member(Ok(()))),
+    ];
+    for (ino, member) in members.iter().enumerate() {
+        list.add(ino as u64, member, FileRange::ALL);
+    }
+    assert_eq!(list.submit(), Err(FsError::NoSpace));
+    assert_eq!(list.finish(), Err(FsError::NoSpace));
 }

@@ -5,6 +5,7 @@
 
 mod coherence;
 mod device;
+mod edges;
 mod errors;
 mod file;
 mod locks;

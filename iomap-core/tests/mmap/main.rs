@@ -8,6 +8,7 @@
     reason = "shared with tests that use all of it"
 )]
 
+mod deadlocks;
 #[path = "../direct/device.rs"]
 #[allow(dead_code, reason = "shared with tests that use all of it")]
 mod device;

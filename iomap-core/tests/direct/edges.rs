@@ -1,0 +1,118 @@
+//! Steps of direct I/O that an edit once left out and no test noticed.
+
+use std::sync::Arc;
+
+use iomap_core::device::Limits;
+use iomap_core::direct::{self, DirectFlags, DirectOutcome, Written};
+use iomap_core::error::Errno;
+use iomap_core::ops::{DirectKinds, MapOps};
+
+use crate::file::{Block, LIMITS, TestFile, pos};
+use crate::{memory, read, write, write_all};
+
+const NONE: DirectFlags = DirectFlags::empty();
+const BLOCK: usize = 4096;
+
+/// A file whose device can write through its cache.
+fn on_a_device_with_fua() -> Arc<TestFile> {
+    let limits = Limits {
+        fua: true,
+        volatile_cache: true,
+        ..LIMITS
+    };
+    TestFile::with(12, limits, None)
+}
+
+/// A durable write under the exclusive lock, not synced yet.
+fn write_durably(file: &TestFile, at: u64, len: usize) -> Written {
+    let _lock = file.inode().lock_exclusive();
+    direct::write(file, pos(at), &memory(len, 5), DirectFlags::DSYNC).unwrap()
+}
+
+/// The device is asked for one block: the count stays up until it has answered.
+#[test]
+fn a_small_read_is_in_flight_until_the_device_has_answered() {
+    let file = TestFile::new(12);
+    file.lay_out(0..1, Some(1));
+    file.device.hold();
+    let reader = std::thread::spawn({
+        let file = Arc::clone(&file);
+        move || read(&file, 0, &mut memory(BLOCK, 0), NONE).unwrap()
+    });
+    file.device.await_held(1);
+    let busy = file.inode().direct().is_busy_after_fence();
+    file.device.release();
+    assert_eq!(reader.join().unwrap(), DirectOutcome::Done(BLOCK as u64));
+    assert!(busy, "the block could be freed while it is read");
+}
+
+#[test]
+fn what_a_durable_write_got_through_is_synced_though_the_rest_failed() {
+    let limits = Limits {
+        max_transfer: BLOCK as u64,
+        ..LIMITS
+    };
+    let file = TestFile::with(12, limits, None);
+    file.lay_out(0..2, None);
+    let mut writes = 0;
+    file.device.set_fault(move |_| {
+        writes += 1;
+        (writes == 2).then_some(Errno::IO)
+    });
+    let written = write_durably(&file, 0, 2 * BLOCK);
+    assert_eq!(written.outcome, DirectOutcome::Done(BLOCK as u64));
+    assert!(written.sync.is_some(), "told of, and lost in a power cut");
+}
+
+/// One part could be found after a power cut as it is, the other could not.
+#[test]
+fn a_durable_write_is_synced_if_any_part_of_it_needs_that() {
+    let file = on_a_device_with_fua();
+    file.lay_out(0..1, None);
+    file.lay_out(1..2, Some(1));
+    assert!(write_durably(&file, 0, 2 * BLOCK).sync.is_some());
+    assert!(write_durably(&file, 0, 2 * BLOCK).sync.is_none(), "by FUA");
+}
+
+#[test]
+fn a_durable_write_that_grows_the_file_is_synced() {
+    let file = on_a_device_with_fua();
+    file.lay_out(0..2, Some(1));
+    file.inode().set_size(pos(BLOCK as u64));
+    assert!(write_durably(&file, BLOCK as u64, BLOCK).sync.is_some());
+}
+
+#[test]
+fn a_durable_write_into_the_inode_is_synced() {
+    let file = TestFile::with(12, LIMITS, Some(BLOCK));
+    assert!(write_durably(&file, 0, 512).sync.is_some());
+}
+
+/// Two extents, the first unwritten: the end of the write converts it.
+#[test]
+fn every_kind_of_block_that_was_written_is_told() {
+    let file = TestFile::new(12);
+    file.lay_out(0..1, None);
+    file.lay_out(1..2, Some(1));
+    write_all(&file, 0, 2 * BLOCK, 5, NONE);
+    let done = file.state.lock().done.clone();
+    assert_eq!(done, [(2 * BLOCK as u64, DirectKinds::UNWRITTEN)]);
+    assert!(matches!(file.block(0), Some(Block::Written(_))));
+}
+
+/// Behind the end of the file a block holds zeroes, whatever the device had there.
+#[test]
+fn a_write_up_to_the_end_of_the_file_zeroes_the_rest_of_its_block() {
+    let file = TestFile::new(12);
+    file.lay_out(0..1, Some(0xEE));
+    file.inode().set_size(pos(1024));
+    assert_eq!(
+        write(&file, 0, 1024, 5, NONE),
+        Ok(DirectOutcome::Done(1024))
+    );
+    let Some(Block::Written(at)) = file.block(0) else {
+        panic!("{:?}", file.block(0));
+    };
+    let rest = file.device.bytes((at << 12) + 1024, BLOCK - 1024);
+    assert_eq!(rest, vec![0; BLOCK - 1024]);
+}
