@@ -4,6 +4,7 @@
 //! tests counted is in [`run`]; what the suites are is in [`suites`]; the rules that read source
 //! text are in [`layers`] and [`tidy`].
 
+mod endurance;
 mod instructions;
 mod layers;
 mod mounts;
@@ -23,7 +24,8 @@ const USAGE: &str = "\
 usage: cargo xtask <command>
 
   test [--quick | --long]  every test suite; --quick leaves out the model checkers and the
-                           torture run, --long raises seeds and time
+                           torture run, --long raises seeds and time, and goes on with
+                           new seeds for IOMAP_LONG_MINUTES (30)
   ci                       what .ci/run does: fmt, lint, doc, every bench once, test
   fmt                      formats every file
   lint                     clippy, warnings are errors

@@ -162,6 +162,7 @@ fn testfs(effort: Effort) -> Counts {
         let args = ["test", "--package", "testfs", "--test", "faults"];
         let ignored = [&args[..], &["--", "--ignored"]].concat();
         counts += Step::cargo("testfs faults, every one", &ignored).tests();
+        counts += crate::endurance::run();
     }
     counts
 }
@@ -215,7 +216,7 @@ fn smoke_run() -> Counts {
     counts
 }
 
-fn testfs_step(name: &str, args: &[&str]) -> Step {
+pub(crate) fn testfs_step(name: &str, args: &[&str]) -> Step {
     let cargo = ["run", "--release", "--package", "testfs", "--"];
     Step::cargo(&format!("testfs {name}"), &[&cargo, args].concat())
 }
