@@ -260,7 +260,7 @@ fn invalidation_waits_for_writeback() {
 #[test]
 fn a_file_that_grows_inside_its_last_block_shows_zeroes_between() {
     let file: Arc<OrderB> = volume(12, Mode::Lazy).file(None);
-    file.set_block(0, Block::Mapped(9));
+    file.set_block(0, Block::Written(9));
     file.inode().set_size(pos(100));
     file.write(200, &[2; 10]).unwrap();
     assert_eq!(file.contents()[100..200], [0; 100]);

@@ -223,3 +223,30 @@ fn the_last_user_of_a_file_system_may_be_its_worker() {
         volume.device.poll();
     });
 }
+
+/// Without a flusher who writes back also ends it. The device tells of the last piece before the run
+/// is queued: who looks in between finds nothing to end, and nobody else will.
+#[test]
+fn who_ends_its_own_writeback_does_not_look_for_it_too_early() {
+    check(|| {
+        let volume = volume();
+        let file: Arc<OrderB> = volume.file(None);
+        file.write(0, &[1; BLOCK]).unwrap();
+        volume.device.set_mode(Mode::Held);
+        let over = Arc::new(AtomicBool::new(false));
+        let device = {
+            let (volume, over) = (Arc::clone(&volume), Arc::clone(&over));
+            go(move || {
+                while !over.load(Ordering::Acquire) {
+                    volume.device.complete_all();
+                    thread::yield_now();
+                }
+            })
+        };
+        fsync::write_and_wait(&*file, FileRange::ALL).unwrap();
+        over.store(true, Ordering::Release);
+        device.join().unwrap();
+        volume.device.set_mode(Mode::Lazy);
+        settle(&file);
+    });
+}

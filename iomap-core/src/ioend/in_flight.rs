@@ -10,7 +10,7 @@ use std::sync::{Arc, Weak};
 use crate::error::{DeviceError, Errno};
 use crate::flusher::{DirtyOwner, IoendWorker};
 use crate::inode::{Ioend, IoendQueue};
-use crate::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 use crate::sync::{Mutex, Rank};
 
 /// Where runs go that need task context.
@@ -57,6 +57,10 @@ pub(crate) struct InFlightIoend {
     /// The errno of the first bio that failed, 0 for none. First error wins: compare-and-exchange.
     error: AtomicI32,
     ioend: Mutex<Option<Ioend>>,
+    /// The ioend is where it is finished: queued, or its folios have ended. Set last, `Release`;
+    /// partner: the `Acquire` load of `is_done`. Who took the last piece for the end would look into
+    /// a queue that has nothing yet, and wait for a conversion that nobody else makes.
+    over: AtomicBool,
     route: Route,
 }
 
@@ -67,6 +71,7 @@ impl InFlightIoend {
             remaining: AtomicU32::new(1),
             error: AtomicI32::new(0),
             ioend: Mutex::new(Rank::IoendQueue, None),
+            over: AtomicBool::new(false),
             route,
         })
     }
@@ -93,15 +98,19 @@ impl InFlightIoend {
         self.put();
     }
 
-    /// Whether every bio has completed.
+    /// Whether every bio has completed, and the run is where it is finished.
     pub(crate) fn is_done(&self) -> bool {
-        self.remaining.load(Ordering::Acquire) == 0
+        self.over.load(Ordering::Acquire)
     }
 
     fn put(&self) {
-        if self.remaining.fetch_sub(1, Ordering::AcqRel) != 1 {
-            return;
+        if self.remaining.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.end();
+            self.over.store(true, Ordering::Release);
         }
+    }
+
+    fn end(&self) {
         let Some(mut ioend) = self.ioend.lock().take() else {
             return;
         };
