@@ -8,7 +8,7 @@ use fuser::{FileHandle, WriteFlags};
 use iomap_core::error::{Errno, FsError, Result};
 use iomap_core::seek::Whence;
 use iomap_core::units::{FilePos, FileRange};
-use iomap_core::vfs::{Ino, IoFlags, OpenFile, SetAttr};
+use iomap_core::vfs::{Attr, IoFlags, OpenFile, SetAttr};
 
 use super::Shared;
 use crate::buffer::with_buffer;
@@ -19,6 +19,8 @@ use crate::options::CachePolicy;
 const COPY_MAX: u64 = 256 << 20;
 /// Set-user-id and set-group-id.
 const SET_ID: u16 = 0o6000;
+/// The sticky bit.
+const S_ISVTX: u16 = 0o1000;
 /// Set-group-id, and the right to execute that makes it one.
 const S_ISGID: u16 = 0o2000;
 const S_IXGRP: u16 = 0o010;
@@ -96,25 +98,34 @@ impl Shared {
         let mode = convert::fallocate_mode(mode).ok_or(FsError::Unsupported("fallocate mode"))?;
         let range = FileRange::at(position(range.0)?, range.1).ok_or(FsError::TooBig)?;
         let file = self.handles.get(fh)?;
+        let before = self.fs().getattr(file.ino())?;
         file.fallocate(mode, range)?;
-        self.drop_idle_set_gid(file.ino(), caller)
+        self.settle_set_id(&before, caller)
     }
 
-    /// Drops a set-group-id bit without group execution after a change by somebody who is neither
-    /// root nor of that group: the kernel leaves it. Further groups of the caller are not known
-    /// here, so it may go where it could stay.
-    fn drop_idle_set_gid(&self, ino: Ino, (uid, gid): (u32, u32)) -> Result<()> {
-        let attr = self.fs().getattr(ino)?;
-        let idle = attr.mode & (S_ISGID | S_IXGRP) == S_ISGID;
-        if !idle || uid == 0 || gid == attr.gid {
+    /// Drops or keeps set-id bits after a change of a file that had the attributes `before`: root
+    /// keeps them, whoever is of the file's group a set-group-id bit without group execution. The
+    /// kernel does not look at the mode after `fallocate`, and the file system does not know who
+    /// asks. Further groups of the caller are not known here: the bit may go where it could stay.
+    fn settle_set_id(&self, before: &Attr, (uid, gid): (u32, u32)) -> Result<()> {
+        if before.mode & SET_ID == 0 {
             return Ok(());
         }
-        let set = SetAttr {
-            mode: Some(attr.mode & 0o7777 & !S_ISGID),
-            ..SetAttr::default()
+        let idle = before.mode & (S_ISGID | S_IXGRP) == S_ISGID;
+        let keeps = match uid {
+            0 => SET_ID,
+            _ if idle && gid == before.gid => S_ISGID,
+            _ => 0,
         };
-        self.fs().setattr(ino, &set)?;
-        self.attributes_changed(ino);
+        let mode = before.mode & (0o777 | S_ISVTX | keeps);
+        if self.fs().getattr(before.ino)?.mode & 0o7777 != mode {
+            let set = SetAttr {
+                mode: Some(mode),
+                ..SetAttr::default()
+            };
+            self.fs().setattr(before.ino, &set)?;
+        }
+        self.attributes_changed(before.ino);
         Ok(())
     }
 

@@ -25,8 +25,8 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         set_id_bits_go,
     ),
     (
-        "an_idle_set_group_id_bit_goes_with_fallocate_of_a_stranger",
-        idle_set_gid_goes,
+        "set_id_bits_go_with_fallocate_of_a_stranger_and_stay_with_roots",
+        set_id_after_fallocate,
     ),
     ("the_table_of_mounts_shows_the_type", type_is_shown),
     (
@@ -167,7 +167,7 @@ fn set_id_bits_go(bed: &Bed) {
     assert_eq!(mode(), 0o777, "chown");
 }
 
-fn idle_set_gid_goes(bed: &Bed) {
+fn set_id_after_fallocate(bed: &Bed) {
     let path = bed.path("f");
     let modes = [
         FallocateFlags::empty(),
@@ -175,15 +175,20 @@ fn idle_set_gid_goes(bed: &Bed) {
         FallocateFlags::ZERO_RANGE,
     ];
     for how in modes {
-        fs::write(&path, b"content").unwrap();
-        chown(&path, Some(0), Some(0)).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o2666)).unwrap();
-        let file = OpenOptions::new().write(true).open(&path).unwrap();
-        let mode = || fs::metadata(&path).unwrap().mode() & 0o7777;
-        fallocate(&file, how, 0, 65_536).unwrap();
-        assert_eq!(mode(), 0o2666, "root, {how:?}");
-        as_nobody(|| fallocate(&file, how, 0, 65_536).unwrap());
-        assert_eq!(mode(), 0o666, "a stranger, {how:?}");
+        for armed in [0o2666, 0o6666, 0o4766, 0o2676, 0o6777] {
+            fs::write(&path, b"content").unwrap();
+            chown(&path, Some(0), Some(0)).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(armed)).unwrap();
+            let file = OpenOptions::new().write(true).open(&path).unwrap();
+            let mode = || fs::metadata(&path).unwrap().mode() & 0o7777;
+            fallocate(&file, how, 0, 65_536).unwrap();
+            bed.forget();
+            assert_eq!(mode(), armed, "root, {how:?}");
+            as_nobody(|| fallocate(&file, how, 0, 65_536).unwrap());
+            assert_eq!(mode(), armed & 0o777, "a stranger, {how:?}");
+            bed.forget();
+            assert_eq!(mode(), armed & 0o777, "a stranger, {how:?}");
+        }
     }
 }
 
