@@ -1,0 +1,80 @@
+//! Faults and punches of one DAX file, in scheduled interleavings: the lock of an entry is handed on to
+//! whoever waits for it, and nobody sees what a block held before.
+
+#![cfg(iomap_shuttle)]
+#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(
+    clippy::allow_attributes,
+    reason = "shared with tests that use all of it"
+)]
+
+#[path = "dax/file.rs"]
+#[allow(dead_code, reason = "shared with tests that use all of it")]
+mod file;
+#[expect(unreachable_pub, reason = "part of a crate elsewhere")]
+#[allow(dead_code, reason = "shared with tests that use all of it")]
+#[path = "../../testfs/src/device/pmem.rs"]
+mod pmem;
+
+use std::sync::Arc;
+
+use iomap_core::mmap::MapOptions;
+use iomap_core::mmap::soft::SoftMapping;
+use iomap_core::sync::thread;
+use iomap_core::units::FilePos;
+
+use file::{DaxFile, Disk, PAGE, SECRET};
+
+type TestFile = DaxFile<false>;
+
+fn schedules(n: usize) -> usize {
+    let factor = std::env::var("IOMAP_SCHEDULES_FACTOR").ok();
+    n * factor.and_then(|factor| factor.parse().ok()).unwrap_or(1)
+}
+
+fn search(n: usize, test: fn()) {
+    shuttle::check_random(test, schedules(n));
+    shuttle::check_pct(test, schedules(n), 3);
+}
+
+fn go(
+    file: &Arc<TestFile>,
+    f: impl FnOnce(&Arc<TestFile>) + Send + 'static,
+) -> thread::JoinHandle<()> {
+    let file = Arc::clone(file);
+    thread::spawn(move || f(&file))
+}
+
+fn at(page: u64) -> FilePos {
+    FilePos::saturating(page * PAGE)
+}
+
+fn byte(mapping: &SoftMapping, page: u64) -> u8 {
+    let mut byte = [0xCC];
+    mapping.load(at(page), &mut byte).unwrap();
+    byte[0]
+}
+
+/// A store beside a punch of the page is before it or after it, and shows nothing old.
+#[test]
+fn a_store_beside_a_punch_is_before_it_or_after_it() {
+    search(30, || {
+        let file = Disk::new(16).written::<false>(2, 1);
+        let storer = go(&file, |file| {
+            let mapping = file.map(MapOptions::empty());
+            mapping.store(at(0), &[7]).unwrap();
+            let found = byte(&mapping, 0);
+            assert!(found == 7 || found == 0, "{found:#x}");
+        });
+        let puncher = go(&file, |file| file.punch(0, 1).unwrap());
+        let looker = go(&file, |file| {
+            let found = file.read(0, 2);
+            assert!(!found.contains(&SECRET), "somebody else's bytes");
+        });
+        for thread in [storer, puncher, looker] {
+            thread.join().unwrap();
+        }
+        let found = file.read(0, PAGE as usize);
+        assert!(matches!(found[0], 0 | 7) && found[1..].iter().all(|b| *b == 0));
+    });
+}
