@@ -12,13 +12,14 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use fuser::{INodeNo, Notifier, Session};
+use fuser::{Notifier, Session};
 use iomap_core::error::{Errno, FsError};
 use iomap_core::units::FileRange;
 use iomap_core::vfs::{Ino, Vfs};
 use parking_lot::{Condvar, Mutex};
 use rustix::mount::UnmountFlags;
 
+use crate::nodes::node_of;
 use crate::options::MountOptions;
 use crate::server::{Server, Shared};
 
@@ -83,6 +84,7 @@ pub enum MountError {
 pub fn mount(fs: Arc<dyn Vfs>, dir: &Path, options: &MountOptions) -> Result<Mount, MountError> {
     let dir = check_mount_point(dir)?;
     check_device()?;
+    let root = fs.root();
     let shared = Arc::new(Shared::new(fs, options));
     let server = Server::new(Arc::clone(&shared), options.clone());
     let session =
@@ -103,6 +105,7 @@ pub fn mount(fs: Arc<dyn Vfs>, dir: &Path, options: &MountOptions) -> Result<Mou
     Ok(Mount {
         dir,
         notifier,
+        root,
         ended,
         thread: Mutex::new(Some(thread)),
     })
@@ -169,10 +172,14 @@ impl Ended {
     }
 }
 
-/// A file system that is mounted. Dropping it unmounts, also if somebody uses it: they get errors.
+/// A file system that is mounted. Dropping it unmounts, also if somebody uses it: they get errors. The
+/// last sync may then still be under way in a thread: a program that ends right after it calls
+/// [`Mount::wait`] before.
 pub struct Mount {
     dir: PathBuf,
     notifier: Notifier,
+    /// The number of the root directory, which the kernel calls 1.
+    root: Ino,
     ended: Arc<Ended>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -227,10 +234,14 @@ impl Mount {
     ///
     /// What the kernel says; a file it does not know of is none.
     pub fn invalidate(&self, ino: Ino, range: FileRange) -> io::Result<()> {
+        if range.is_empty() {
+            return Ok(());
+        }
         let start = i64::try_from(range.start().bytes()).unwrap_or(i64::MAX);
         // Zero and less: up to the end.
         let len = i64::try_from(range.len()).unwrap_or(0);
-        self.notifier.inval_inode(INodeNo(ino.0), start, len)
+        self.notifier
+            .inval_inode(node_of(self.root, ino), start, len)
     }
 
     /// Tells the kernel that a name was changed not through the mount.
@@ -240,7 +251,7 @@ impl Mount {
     /// What the kernel says; a name it does not know of is none.
     pub fn invalidate_name(&self, dir: Ino, name: &[u8]) -> io::Result<()> {
         self.notifier
-            .inval_entry(INodeNo(dir.0), OsStr::from_bytes(name))
+            .inval_entry(node_of(self.root, dir), OsStr::from_bytes(name))
     }
 
     fn take_away(&self, lazily: bool) -> Result<(), MountError> {

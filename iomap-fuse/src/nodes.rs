@@ -28,6 +28,15 @@ pub(crate) struct Nodes {
     shards: [Mutex<HashMap<u64, Node>>; SHARDS],
 }
 
+/// What the kernel calls `ino` where the root directory is `root`.
+pub(crate) fn node_of(root: Ino, ino: Ino) -> INodeNo {
+    if ino == root {
+        INodeNo::ROOT
+    } else {
+        INodeNo(ino.0)
+    }
+}
+
 impl Nodes {
     pub(crate) fn new(root: Ino) -> Self {
         Self {
@@ -38,11 +47,7 @@ impl Nodes {
 
     /// What the kernel calls the inode.
     pub(crate) fn node(&self, ino: Ino) -> INodeNo {
-        if ino == self.root {
-            INodeNo::ROOT
-        } else {
-            INodeNo(ino.0)
-        }
+        node_of(self.root, ino)
     }
 
     /// The inode the kernel calls so.
@@ -133,6 +138,12 @@ mod tests {
         assert_eq!(fs.getattr(file.ino).unwrap().nlink, 0);
         nodes.forget(file.ino, 1);
         assert!(fs.getattr(file.ino).is_err());
+    }
+
+    #[test]
+    fn the_root_is_one_to_the_kernel_whatever_its_number() {
+        assert_eq!(node_of(Ino(2), Ino(2)), INodeNo::ROOT);
+        assert_eq!(node_of(Ino(2), Ino(7)), INodeNo(7));
     }
 
     #[test]

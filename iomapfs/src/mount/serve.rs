@@ -50,7 +50,12 @@ pub(super) fn run(job: &Job, place: Place) -> Outcome {
     // If it cannot be started, a crash leaves a dead mount point; everything else works.
     let watcher = (!job.wanted.serving.auto_unmount).then(|| Watcher::start(mount.dir()));
     tracing::info!(target: "iomapfs", image = %job.image.display(), dir = %mount.dir().display(), "mounted");
-    live(place)?;
+    if let Err(failure) = live(place) {
+        // Nobody waits for this mount any more.
+        drop(watcher);
+        drop(mount);
+        return image.close(Err(failure));
+    }
     let stopper = Stopper::start(signals, &mount, &image);
     let served = mount.wait();
     let closed =
