@@ -161,6 +161,10 @@ proptest! {
         let shared = case.cow || case.fs.contains(FsFlags::SHARED);
         prop_assert_eq!(transfer.kinds.contains(DirectKinds::UNWRITTEN), case.kind == 2);
         prop_assert_eq!(transfer.kinds.contains(DirectKinds::COW), shared);
+        // A block that is not the file's own until it is whole is lost whole.
+        let inside = part.start().saturating_add(512);
+        let lost = if fresh || shared { inside.round_down(case.bits) } else { inside };
+        prop_assert_eq!(transfer.lost_from(inside), lost);
         let clean = !fresh && !shared && !case.fs.contains(FsFlags::DIRTY) && !request.grows();
         if transfer.write_through {
             prop_assert!(clean && request.flags.sync() == Some(SyncKind::Data));
