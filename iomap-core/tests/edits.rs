@@ -19,6 +19,7 @@ use iomap_core::iomap::{FsFlags, InlineBuffer, Iomap, MapKind};
 use iomap_core::ops::MapOps;
 use iomap_core::page_cache::CacheOwner;
 use iomap_core::units::{DevAddr, FilePos, FileRange, PageIndex};
+use iomap_core::writeback::{WritebackControl, write_pages};
 
 const PAGE: usize = 4096;
 
@@ -303,4 +304,30 @@ fn one_inode_that_fails_keeps_the_whole_commit_from_becoming_durable() {
     }
     assert_eq!(list.submit(), Err(FsError::NoSpace));
     assert_eq!(list.finish(), Err(FsError::NoSpace));
+}
+
+/// A write fails whose file has gone meanwhile: nobody can be told, and the writeback of its folio
+/// ends all the same, so that its memory is free.
+#[test]
+fn writeback_of_a_file_that_is_gone_ends_also_when_it_fails() {
+    let volume = volume(12, Mode::Lazy);
+    let config = FlusherConfig {
+        threads: false,
+        ..FlusherConfig::default()
+    };
+    let flusher = Flusher::new(&volume.pool, config);
+    let file: Arc<OrderB> = volume.file(Some(&flusher));
+    file.write(0, &[1; PAGE]).unwrap();
+    sync(&file).unwrap();
+    // An overwrite: the backend has nothing to do afterwards, so nothing keeps the file.
+    volume.device.set_mode(Mode::Held);
+    file.write(0, &[2; PAGE]).unwrap();
+    volume.device.fail_write(0, Errno::IO);
+    let everything = WritebackControl::sync(FileRange::ALL);
+    assert_eq!(write_pages(&*file, &everything), Ok(1));
+    assert_eq!(volume.pool.nr_writeback(), 1);
+    drop(file);
+    volume.device.set_mode(Mode::Lazy);
+    assert_eq!(volume.pool.nr_writeback(), 0);
+    assert_eq!(volume.pool.stats().nr_pages, 0);
 }
