@@ -29,6 +29,24 @@ struct Args {
     /// Names of the groups, without running them.
     #[arg(long)]
     list: bool,
+    /// Bytes of a call, in place of the list of the run: `512,64K,4M`.
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = size)]
+    sizes: Vec<u64>,
+    /// Requests in flight, in place of the list of the run.
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    depths: Vec<usize>,
+    /// Threads at work, in place of the list of the run.
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    threads: Vec<usize>,
+    /// Percent of reads that hit the cache, in place of the list of the run.
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = clap::value_parser!(u8).range(..=100))]
+    hits: Vec<u8>,
+    /// Files of a directory, in place of the list of the run.
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    files: Vec<u64>,
+    /// Every group, not only those of the budgets, also of a quick run.
+    #[arg(long)]
+    wide: bool,
     /// Where to write every number as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -51,12 +69,50 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(args: &Args) -> Result<(), String> {
-    let effort = if args.quick {
+/// Bytes, with `K`, `M` or `G` behind them for powers of 1024.
+fn size(text: &str) -> Result<u64, String> {
+    let (digits, shift) = match text.char_indices().last() {
+        Some((at, 'K' | 'k')) => (&text[..at], 10),
+        Some((at, 'M' | 'm')) => (&text[..at], 20),
+        Some((at, 'G' | 'g')) => (&text[..at], 30),
+        _ => (text, 0),
+    };
+    let count: u64 = digits.parse().map_err(|_| format!("no size: {text}"))?;
+    let bytes = count.checked_mul(1 << shift);
+    bytes.ok_or_else(|| format!("too large: {text}"))
+}
+
+/// What the run varies, and how long it measures.
+fn effort(args: &Args) -> Result<Effort, String> {
+    /// Lives as long as the program, as the lists of the two efforts do.
+    fn replace<T: Clone>(list: &mut &'static [T], by: &[T]) {
+        if !by.is_empty() {
+            *list = Box::leak(by.to_vec().into_boxed_slice());
+        }
+    }
+    let mut effort = if args.quick {
         Effort::QUICK
     } else {
         Effort::FULL
     };
+    effort.wide |= args.wide;
+    if args.sizes.iter().any(|s| !(1..=64 << 20).contains(s)) {
+        return Err("a call has 1 byte to 64 MiB".to_owned());
+    }
+    let counts = args.depths.iter().chain(&args.threads);
+    if counts.copied().any(|n| !(1..=1024).contains(&n)) || args.files.contains(&0) {
+        return Err("depths and threads are 1 to 1024, files at least 1".to_owned());
+    }
+    replace(&mut effort.vary.sizes, &args.sizes);
+    replace(&mut effort.vary.depths, &args.depths);
+    replace(&mut effort.vary.threads, &args.threads);
+    replace(&mut effort.vary.hits, &args.hits);
+    replace(&mut effort.vary.files, &args.files);
+    Ok(effort)
+}
+
+fn run(args: &Args) -> Result<(), String> {
+    let effort = effort(args)?;
     let mut cases = cases::all(effort);
     if !args.only.is_empty() {
         cases.retain(|c| args.only.iter().any(|part| c.id.contains(part)));

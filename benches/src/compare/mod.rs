@@ -119,8 +119,25 @@ pub struct Effort {
     pub rounds: usize,
     /// Wall time of one side in one round, in milliseconds, where the operations can be fitted.
     pub round_ms: u64,
-    /// Whether sets and sizes beyond the budgets are measured too.
+    /// Whether groups beyond the budgets are measured too.
     pub wide: bool,
+    /// What is varied.
+    pub vary: Vary,
+}
+
+/// The values of what is varied; the command line may give others.
+#[derive(Clone, Copy, Debug)]
+pub struct Vary {
+    /// Bytes of a call.
+    pub sizes: &'static [u64],
+    /// Requests in flight.
+    pub depths: &'static [usize],
+    /// Threads that work at once.
+    pub threads: &'static [usize],
+    /// Percent of the reads that find their page in the cache.
+    pub hits: &'static [u8],
+    /// Files of a directory.
+    pub files: &'static [u64],
 }
 
 impl Effort {
@@ -129,11 +146,35 @@ impl Effort {
         rounds: 11,
         round_ms: 12,
         wide: false,
+        vary: Vary {
+            sizes: &[4 << 10, 64 << 10, 1 << 20],
+            depths: &[32],
+            threads: &[2],
+            hits: &[90],
+            files: &[10_000],
+        },
     };
     /// Everything.
     pub const FULL: Self = Self {
         rounds: 31,
         round_ms: 25,
         wide: true,
+        vary: Vary {
+            sizes: &[
+                512,
+                2 << 10,
+                4 << 10,
+                8 << 10,
+                16 << 10,
+                64 << 10,
+                256 << 10,
+                1 << 20,
+                4 << 20,
+            ],
+            depths: &[2, 4, 8, 32, 128],
+            threads: &[2, 4, 8],
+            hits: &[10, 50, 90, 99],
+            files: &[100, 1000, 10_000, 100_000],
+        },
     };
 }

@@ -4,6 +4,7 @@
 
 use std::time::{Duration, Instant};
 
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
@@ -44,11 +45,34 @@ impl Clock {
 
 /// Processor time of all threads of this process.
 fn process_time() -> Duration {
-    let t = clock_gettime(ClockId::ProcessCPUTime);
+    time_of(ClockId::ProcessCPUTime)
+}
+
+/// Processor time of this thread.
+pub(super) fn thread_time() -> Duration {
+    time_of(ClockId::ThreadCPUTime)
+}
+
+fn time_of(clock: ClockId) -> Duration {
+    let t = clock_gettime(clock);
     Duration::new(
         u64::try_from(t.tv_sec).unwrap_or(0),
         u32::try_from(t.tv_nsec).unwrap_or(0),
     )
+}
+
+/// Puts the calling thread on the `n`th processor that it may use, counted round and round.
+pub(super) fn pin(n: usize) {
+    let Ok(allowed) = sched_getaffinity(None) else {
+        return;
+    };
+    let allowed: Vec<usize> = (0..CpuSet::MAX_CPU)
+        .filter(|cpu| allowed.is_set(*cpu))
+        .collect();
+    let mut one = CpuSet::new();
+    one.set(allowed[n % allowed.len().max(1)]);
+    // Where it is not allowed, the scheduler decides.
+    let _ = sched_setaffinity(None, &one);
 }
 
 /// Bytes that the kernel's block layer moved for this process (`/proc/self/io`); zero where it does

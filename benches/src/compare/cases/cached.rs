@@ -11,7 +11,7 @@ use iomap_core::device::MemoryDevice;
 use iomap_core::units::FilePos;
 use iomap_core::vfs::IoFlags;
 
-use super::{Case, KIB, LoopFile, MIB, len, plot, read_all, size_name, text, timed, write_all};
+use super::{Case, LoopFile, MIB, len, plot, read_all, size_name, text, timed, write_all};
 use crate::compare::sample::Clock;
 use crate::compare::{Effort, Group, Ops, Role, Side};
 use crate::{Buffer, Memory, Mounted, PAGE, Positions, flat, noise};
@@ -33,11 +33,19 @@ struct Shape {
     order: u32,
     /// Where in a page the caller's buffer begins.
     behind: usize,
+    /// Added to every position.
+    skew: u64,
 }
 
 impl Shape {
     fn buffer(self) -> Buffer {
         Buffer::noise(len(self.size), self.behind)
+    }
+
+    /// Where calls go.
+    fn positions(self) -> impl FnMut() -> u64 {
+        let mut positions = Positions::new(self.set - self.skew, self.size);
+        move || positions.draw() + self.skew
     }
 }
 
@@ -58,11 +66,6 @@ impl Way {
 }
 
 pub(super) fn cases(effort: Effort) -> Vec<Case> {
-    let sizes: &[u64] = if effort.wide {
-        &[4 * KIB, 16 * KIB, 64 * KIB, 256 * KIB, MIB]
-    } else {
-        &[4 * KIB, 64 * KIB, MIB]
-    };
     let mut cases = Vec::new();
     let mut add = |id: String, shape| cases.push(Case::new(id, move |id| group(id, shape)));
     for way in [Way::Read, Way::Overwrite] {
@@ -73,6 +76,7 @@ pub(super) fn cases(effort: Effort) -> Vec<Case> {
             size: PAGE,
             order: LARGE,
             behind: 0,
+            skew: 0,
         };
         let hot = Shape { set: HOT, ..shape };
         add(format!("{name}/4 KiB/hot"), hot);
@@ -81,12 +85,33 @@ pub(super) fn cases(effort: Effort) -> Vec<Case> {
             let id = format!("{name}/4 KiB/hot, buffer {behind} B behind a page");
             add(id, Shape { behind, ..hot });
         }
-        for &size in sizes {
-            let id = format!("{name}/{}/256 MiB", size_name(size));
-            add(id, Shape { size, ..shape });
+        for &size in effort.vary.sizes {
+            let size_name = size_name(size);
+            let shape = Shape { size, ..shape };
+            add(format!("{name}/{size_name}/256 MiB"), shape);
+            if size == PAGE || effort.wide {
+                let id = format!("{name}/{size_name}/256 MiB, 4 KiB folios");
+                add(id, Shape { order: 0, ..shape });
+            }
+            if effort.wide {
+                let id = format!("{name}/{size_name}/256 MiB, 1 B behind a multiple");
+                add(id, Shape { skew: 1, ..shape });
+            }
         }
-        let id = format!("{name}/4 KiB/256 MiB, 4 KiB folios");
-        add(id, Shape { order: 0, ..shape });
+        if effort.wide {
+            let records = Shape {
+                size: 3000,
+                ..shape
+            };
+            add(format!("{name}/3000 B/256 MiB"), records);
+            add(
+                format!("{name}/3000 B/hot"),
+                Shape {
+                    set: HOT,
+                    ..records
+                },
+            );
+        }
     }
     cases
 }
@@ -98,12 +123,14 @@ fn group(id: String, shape: Shape) -> Group {
         size,
         order,
         behind,
+        ..
     } = shape;
     let picture = match way {
         Way::Read => "cached read, 256 MiB",
         Way::Overwrite => "cached overwrite, 256 MiB",
     };
-    let drawn = set == SET && order == LARGE && behind == 0;
+    let drawn = set == SET && order == LARGE && behind == 0 && shape.skew == 0;
+    let drawn = drawn && size.is_power_of_two();
     let mut sides = vec![
         Side::new("memcpy", Role::Floor, move || memcpy(shape)),
         Side::new("iomap-core", Role::Ours, move || core(shape)),
@@ -142,18 +169,14 @@ type Steps<W> = Result<W, String>;
 
 fn memcpy(shape: Shape) -> Steps<impl FnMut(u64, &mut Clock) -> Result<(), String>> {
     let Shape {
-        way,
-        set,
-        size,
-        order,
-        ..
+        way, set, order, ..
     } = shape;
     let mut memory = Memory::noise(len(set), order > 0).map_err(text)?;
     let mut buf = shape.buffer();
-    let mut positions = Positions::new(set, size);
+    let mut positions = shape.positions();
     Ok(move |count, clock: &mut Clock| {
         timed(count, clock, || {
-            let at = len(positions.draw());
+            let at = len(positions());
             let memory = &mut memory.bytes_mut()[at..at + buf.len()];
             match way {
                 Way::Read => buf.copy_from_slice(memory),
@@ -168,11 +191,7 @@ fn memcpy(shape: Shape) -> Steps<impl FnMut(u64, &mut Clock) -> Result<(), Strin
 
 fn core(shape: Shape) -> Steps<impl FnMut(u64, &mut Clock) -> Result<(), String>> {
     let Shape {
-        way,
-        set,
-        size,
-        order,
-        ..
+        way, set, order, ..
     } = shape;
     let device = Arc::new(MemoryDevice::new(set));
     let file = flat(device, set * 2, order).map_err(text)?.open();
@@ -188,10 +207,10 @@ fn core(shape: Shape) -> Steps<impl FnMut(u64, &mut Clock) -> Result<(), String>
         .map_err(text)?;
     }
     let mut buf = shape.buffer();
-    let mut positions = Positions::new(set, size);
+    let mut positions = shape.positions();
     Ok(move |count, clock: &mut Clock| {
         timed(count, clock, || {
-            let pos = FilePos::saturating(positions.draw());
+            let pos = FilePos::saturating(positions());
             let done = match way {
                 Way::Read => file.read_at(pos, &mut buf, IoFlags::empty()),
                 Way::Overwrite => file.write_at(pos, &buf, IoFlags::empty()),
@@ -206,15 +225,15 @@ fn core(shape: Shape) -> Steps<impl FnMut(u64, &mut Clock) -> Result<(), String>
 }
 
 fn testfs(shape: Shape) -> Steps<impl FnMut(u64, &mut Clock) -> Result<(), String>> {
-    let Shape { way, set, size, .. } = shape;
+    let Shape { way, set, .. } = shape;
     let mounted = Mounted::with_cache(set * 4);
     let file = mounted.file_of(set);
     let mut buf = shape.buffer();
-    let mut positions = Positions::new(set, size);
+    let mut positions = shape.positions();
     Ok(move |count, clock: &mut Clock| {
         let _mounted = &mounted;
         timed(count, clock, || {
-            let at = positions.draw();
+            let at = positions();
             match way {
                 Way::Read => read_all(&*file, at, &mut buf, IoFlags::empty()),
                 Way::Overwrite => write_all(&*file, at, &buf, IoFlags::empty()),
@@ -229,15 +248,15 @@ fn kernel<K>(
     file: std::fs::File,
     keep: K,
 ) -> Steps<impl FnMut(u64, &mut Clock) -> Result<(), String>> {
-    let Shape { way, set, size, .. } = shape;
+    let way = shape.way;
     let mut buf = shape.buffer();
-    let mut positions = Positions::new(set, size);
+    let mut positions = shape.positions();
     // In this order: the file is closed before what keeps its file system is dropped.
     let held = (file, keep);
     Ok(move |count, clock: &mut Clock| {
         let (file, _keep) = &held;
         timed(count, clock, || {
-            let at = positions.draw();
+            let at = positions();
             match way {
                 Way::Read => file.read_exact_at(&mut buf, at),
                 Way::Overwrite => file.write_all_at(&buf, at),

@@ -1,11 +1,15 @@
-//! Direct 4 KiB requests at random positions: one at a time, and 32 in flight.
+//! Direct requests at random positions: one at a time, and many in flight.
 //!
-//! All sides work on files of the temporary folder's disk. Leaves out allocation: every position
+//! All sides of a group but testfs work on one file of the temporary folder's disk. Leaves out
+//! allocation: every position
 //! was written before. Where that file system has no `O_DIRECT`, the rows say so.
 
+use std::cell::OnceCell;
 use std::collections::VecDeque;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -14,198 +18,270 @@ use iomap_core::aio::{AsyncFile, TokioFile};
 use iomap_core::device::{
     BlockDevice, DeviceBuf, DirectMode, FileDevice, OpenOptions, Plug, tokio::AsyncDevice,
 };
-use iomap_core::direct::{DirectFlags, DirectOutcome, DirectResult, DirectTicket, submit_read};
+use iomap_core::direct::{
+    DirectFlags, DirectOutcome, DirectResult, DirectTicket, submit_read, submit_write,
+};
 use iomap_core::units::{DevAddr, FilePos};
 use iomap_core::vfs::IoFlags;
 
-use super::{Case, MIB, host_path, len, read_all, text, timed, write_all};
+use super::{Case, MIB, host_path, len, read_all, size_name, text, timed, write_all};
 use crate::compare::host::{fio_random_read, open_direct};
 use crate::compare::sample::Clock;
 use crate::compare::{Effort, Group, Ops, Role, Side};
-use crate::{Mounted, PAGE, Positions, RawRing, flat, noise};
+use crate::{Flat, Mounted, PAGE, Positions, RawRing, flat, noise};
 
 const SET: u64 = 256 * MIB;
-const DEPTH: usize = 32;
 const EXCLUDES: &str = "allocation, growth of the file";
 
 pub(super) fn cases(effort: Effort) -> Vec<Case> {
-    let mut cases = vec![
-        Case::new("direct/read 4 KiB, 1 in flight", read_one),
-        Case::new("direct/write 4 KiB, 1 in flight", write_one),
-        Case::new("direct/read 4 KiB, 32 in flight", |id| read_many(id, DEPTH)),
-    ];
-    if effort.wide {
-        for depth in [4, 128] {
-            let id = format!("direct/read 4 KiB, {depth} in flight");
-            cases.push(Case::new(id, move |id| read_many(id, depth)));
+    let mut cases = Vec::new();
+    let mut add = |way: Way, size: u64, depth: usize| {
+        let id = format!(
+            "direct/{} {}, {depth} in flight",
+            way.name(),
+            size_name(size)
+        );
+        let shape = Shape { way, size, depth };
+        cases.push(Case::new(id, move |id| group(id, shape)));
+    };
+    for way in [Way::Read, Way::Write] {
+        for &size in effort.vary.sizes.iter().filter(|s| s.is_multiple_of(512)) {
+            if size == PAGE || effort.wide {
+                add(way, size, 1);
+            }
+            for &depth in effort.vary.depths {
+                if effort.wide || (size == PAGE && way == Way::Read) {
+                    add(way, size, depth);
+                }
+            }
         }
     }
     cases
 }
 
-fn group(id: String, operation: &str, sides: Vec<Side>) -> Group {
+/// What a group does.
+#[derive(Clone, Copy)]
+struct Shape {
+    way: Way,
+    /// Bytes of a request.
+    size: u64,
+    /// Requests in flight.
+    depth: usize,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Read,
+    Write,
+}
+
+impl Way {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Write => "write",
+        }
+    }
+}
+
+impl Shape {
+    fn positions(self, seed: u64) -> Positions {
+        Positions::seeded(SET, self.size, seed)
+    }
+
+    fn buffer(self) -> DeviceBuf {
+        DeviceBuf::from_slice(&noise(len(self.size)), 4096)
+    }
+
+    const fn writes(self) -> bool {
+        matches!(self.way, Way::Write)
+    }
+}
+
+fn group(id: String, shape: Shape) -> Group {
+    let Shape { way, size, depth } = shape;
+    // All sides work on the same blocks: the disk is not as fast everywhere.
+    let bed = Bed::default();
+    let mut sides = Vec::new();
+    let mut add = |name, role, setup: fn(&Bed, Shape) -> Made| {
+        let bed = bed.clone();
+        sides.push(Side::new(name, role, move || setup(&bed, shape)));
+    };
+    if depth == 1 {
+        let kernel_name = match way {
+            Way::Read => "pread O_DIRECT",
+            Way::Write => "pwrite O_DIRECT",
+        };
+        add(kernel_name, Role::Floor, kernel);
+        if way == Way::Read {
+            add("device", Role::Ours, device);
+        }
+        add("iomap-core", Role::Ours, core);
+        add("testfs", Role::Ours, testfs);
+        if way == Way::Read {
+            add("raw ring + epoll", Role::Floor, |bed, shape| {
+                raw(bed, shape, |file| RawRing::polled(file, 1, len(shape.size)))
+            });
+            add("tokio", Role::Ours, tokio_reads);
+        }
+    } else {
+        add("raw io_uring", Role::Floor, |bed, shape| {
+            let depth = u32::try_from(shape.depth).map_err(text)?;
+            raw(bed, shape, |file| {
+                RawRing::new(file, depth, len(shape.size))
+            })
+        });
+        add("iomap-core", Role::Ours, tickets);
+        if way == Way::Read {
+            add("tokio", Role::Ours, tokio_reads);
+        }
+    }
+    if way == Way::Read && size == PAGE {
+        let name = if depth == 1 {
+            "fio psync"
+        } else {
+            "fio io_uring"
+        };
+        add(name, Role::Tool, fio);
+    }
     Group {
         id,
-        operation: operation.into(),
+        operation: format!(
+            "{} {} at a random multiple of it past the caches, {depth} in flight",
+            way.name(),
+            size_name(size)
+        ),
         excludes: EXCLUDES,
-        bytes: PAGE,
+        bytes: size,
         ops: Ops::Fit,
         plot: None,
         sides,
     }
 }
 
-fn read_one(id: String) -> Group {
-    group(
-        id,
-        "read one random page past the caches",
-        vec![
-            Side::new("pread O_DIRECT", Role::Floor, || kernel(false)),
-            Side::new("device", Role::Ours, device),
-            Side::new("iomap-core", Role::Ours, || core(false)),
-            Side::new("testfs", Role::Ours, || testfs(false)),
-            Side::new("raw ring + epoll", Role::Floor, || {
-                raw(|file| RawRing::polled(file, 1, len(PAGE)))
-            }),
-            Side::new("tokio", Role::Ours, || tokio_reads(1)),
-            Side::new("fio psync", Role::Tool, || fio(1)),
-        ],
-    )
+type Made = Result<Steps, String>;
+type Steps = Box<dyn FnMut(u64, &mut Clock) -> Result<(), String>>;
+
+/// The file of a group, made by the first side that is set up and gone with the last.
+#[derive(Clone, Default)]
+struct Bed(Rc<OnceCell<tempfile::NamedTempFile>>);
+
+impl Bed {
+    fn path(&self) -> Result<&Path, String> {
+        if self.0.get().is_none() {
+            // Nobody else can have made one meanwhile: a bed stays in its thread.
+            let _first = self.0.set(host_path(SET)?);
+        }
+        Ok(self.0.get().ok_or("no file")?.path())
+    }
 }
 
-fn write_one(id: String) -> Group {
-    group(
-        id,
-        "write one random page past the caches",
-        vec![
-            Side::new("pwrite O_DIRECT", Role::Floor, || kernel(true)),
-            Side::new("iomap-core", Role::Ours, || core(true)),
-            Side::new("testfs", Role::Ours, || testfs(true)),
-        ],
-    )
-}
-
-fn read_many(id: String, depth: usize) -> Group {
-    group(
-        id,
-        "read one random page past the caches, that many in flight",
-        vec![
-            Side::new("raw io_uring", Role::Floor, move || {
-                let depth = u32::try_from(depth).map_err(text)?;
-                raw(move |file| RawRing::new(file, depth, len(PAGE)))
-            }),
-            Side::new("iomap-core", Role::Ours, move || tickets(depth)),
-            Side::new("tokio", Role::Ours, move || tokio_reads(depth)),
-            Side::new("fio io_uring", Role::Tool, move || fio(depth)),
-        ],
-    )
-}
-
-/// One page at a random position, with `step`.
+/// One request at a random position, with `step`; the bed stays as long.
 fn one_at_a_time(
-    mut step: impl FnMut(u64) -> Result<(), String>,
-) -> impl FnMut(u64, &mut Clock) -> Result<(), String> {
-    let mut positions = Positions::new(SET, PAGE);
-    move |count, clock| timed(count, clock, || step(positions.draw()))
+    bed: &Bed,
+    shape: Shape,
+    mut step: impl FnMut(u64) -> Result<(), String> + 'static,
+) -> Steps {
+    let (bed, mut positions) = (bed.clone(), shape.positions(0x5eed));
+    Box::new(move |count, clock| {
+        let _bed = &bed;
+        timed(count, clock, || step(positions.draw()))
+    })
 }
 
-fn kernel(write: bool) -> Result<impl FnMut(u64, &mut Clock) -> Result<(), String>, String> {
-    let named = host_path(SET)?;
-    let file = open_direct(named.path())?;
-    let mut page = page();
-    Ok(one_at_a_time(move |at| {
-        let _named = &named;
-        if write {
-            file.write_all_at(&page, at).map_err(text)
+fn kernel(bed: &Bed, shape: Shape) -> Made {
+    let file = open_direct(bed.path()?)?;
+    let mut buf = shape.buffer();
+    Ok(one_at_a_time(bed, shape, move |at| {
+        if shape.writes() {
+            file.write_all_at(&buf, at).map_err(text)
         } else {
-            file.read_exact_at(&mut page, at).map_err(text)
+            file.read_exact_at(&mut buf, at).map_err(text)
         }
     }))
 }
 
-/// The file, opened as a device that must use direct I/O.
-fn file_device(path: &std::path::Path) -> Result<FileDevice, String> {
+/// The file, opened as a device that must use direct I/O. Readers share a file.
+fn file_device(bed: &Bed, shape: Shape) -> Result<FileDevice, String> {
     let options = OpenOptions {
+        read_only: !shape.writes(),
         direct: DirectMode::Always,
         ..OpenOptions::default()
     };
-    FileDevice::open(path, &options).map_err(text)
+    FileDevice::open(bed.path()?, &options).map_err(text)
 }
 
-fn device() -> Result<impl FnMut(u64, &mut Clock) -> Result<(), String>, String> {
-    let named = host_path(SET)?;
-    let device = file_device(named.path())?;
-    let mut page = page();
-    Ok(one_at_a_time(move |at| {
-        let _named = &named;
-        device.read_at(DevAddr::new(at), &mut page).map_err(text)
+fn device(bed: &Bed, shape: Shape) -> Made {
+    let device = file_device(bed, shape)?;
+    let mut buf = shape.buffer();
+    Ok(one_at_a_time(bed, shape, move |at| {
+        device.read_at(DevAddr::new(at), &mut buf).map_err(text)
     }))
 }
 
-fn core(write: bool) -> Result<impl FnMut(u64, &mut Clock) -> Result<(), String>, String> {
-    let named = host_path(SET)?;
-    let device = Arc::new(file_device(named.path())?);
+fn core(bed: &Bed, shape: Shape) -> Made {
+    let device = Arc::new(file_device(bed, shape)?);
     let file = flat(device, 16 * MIB, 9).map_err(text)?.open();
-    let mut page = page();
-    Ok(one_at_a_time(move |at| {
-        let _named = &named;
+    let mut buf = shape.buffer();
+    Ok(one_at_a_time(bed, shape, move |at| {
         let pos = FilePos::saturating(at);
-        let done = if write {
-            file.write_at(pos, &page, IoFlags::DIRECT)
+        let done = if shape.writes() {
+            file.write_at(pos, &buf, IoFlags::DIRECT)
         } else {
-            file.read_at(pos, &mut page, IoFlags::DIRECT)
+            file.read_at(pos, &mut buf, IoFlags::DIRECT)
         };
         match done {
-            Ok(done) if done == page.len() => Ok(()),
+            Ok(done) if done == buf.len() => Ok(()),
             Ok(done) => Err(format!("{done} bytes moved")),
             Err(error) => Err(text(error)),
         }
     }))
 }
 
-fn testfs(write: bool) -> Result<impl FnMut(u64, &mut Clock) -> Result<(), String>, String> {
+/// On an image of its own, elsewhere on the disk: to be seen beside the others, not against them.
+fn testfs(bed: &Bed, shape: Shape) -> Made {
     let mounted = Mounted::with_cache(64 * MIB);
     let file = mounted.file_of(SET);
-    let mut page = page();
-    Ok(one_at_a_time(move |at| {
+    let mut buf = shape.buffer();
+    Ok(one_at_a_time(bed, shape, move |at| {
         let _mounted = &mounted;
-        if write {
-            write_all(&*file, at, &page, IoFlags::DIRECT)
+        if shape.writes() {
+            write_all(&*file, at, &buf, IoFlags::DIRECT)
         } else {
-            read_all(&*file, at, &mut page, IoFlags::DIRECT)
+            read_all(&*file, at, &mut buf, IoFlags::DIRECT)
         }
     }))
 }
 
-fn page() -> DeviceBuf {
-    DeviceBuf::from_slice(&noise(len(PAGE)), len(PAGE))
-}
-
 fn raw(
+    bed: &Bed,
+    shape: Shape,
     make: impl FnOnce(std::fs::File) -> std::io::Result<RawRing>,
-) -> Result<impl FnMut(u64, &mut Clock) -> Result<(), String>, String> {
-    let named = host_path(SET)?;
-    let mut ring = make(open_direct(named.path())?).map_err(text)?;
-    let mut positions = Positions::new(SET, PAGE);
-    Ok(move |count, clock: &mut Clock| {
-        let _named = &named;
+) -> Made {
+    let mut ring = make(open_direct(bed.path()?)?).map_err(text)?;
+    let (bed, mut positions) = (bed.clone(), shape.positions(0x5eed));
+    Ok(Box::new(move |count, clock: &mut Clock| {
+        let _bed = &bed;
         clock.start();
-        let outcome = ring.run(count, false, || positions.draw()).map_err(text);
+        let outcome = ring.run(count, shape.writes(), || positions.draw());
         clock.stop();
-        outcome
-    })
+        outcome.map_err(text)
+    }))
 }
 
-/// Asynchronous direct reads of one thread, by tickets.
-fn tickets(depth: usize) -> Result<impl FnMut(u64, &mut Clock) -> Result<(), String>, String> {
-    let named = host_path(SET)?;
-    let device = Arc::new(file_device(named.path())?);
+/// Asynchronous direct requests of one thread, by tickets.
+fn tickets(bed: &Bed, shape: Shape) -> Made {
+    let device = Arc::new(file_device(bed, shape)?);
     let flat = flat(device.clone(), 16 * MIB, 9).map_err(text)?;
-    let mut positions = Positions::new(SET, PAGE);
-    let mut free: Vec<DeviceBuf> = (0..depth).map(|_| page()).collect();
-    let mut flying: VecDeque<DirectTicket> = VecDeque::with_capacity(depth);
-    Ok(move |count: u64, clock: &mut Clock| {
-        let _named = &named;
+    let (bed, mut positions) = (bed.clone(), shape.positions(0x5eed));
+    let mut free: Vec<DeviceBuf> = (0..shape.depth).map(|_| shape.buffer()).collect();
+    let mut flying: VecDeque<DirectTicket> = VecDeque::with_capacity(shape.depth);
+    let submit = match shape.way {
+        Way::Read => submit_read,
+        Way::Write => submit_write,
+    };
+    Ok(Box::new(move |count: u64, clock: &mut Clock| {
+        let _bed = &bed;
         let mut left = count;
         clock.start();
         let mut outcome = Ok(());
@@ -213,15 +289,14 @@ fn tickets(depth: usize) -> Result<impl FnMut(u64, &mut Clock) -> Result<(), Str
             let plug = Plug::new(&*device);
             while let Some(buf) = free.pop_if(|_| left > 0) {
                 let pos = FilePos::saturating(positions.draw());
-                let ticket = submit_read(Arc::clone(&flat), pos, buf, DirectFlags::empty());
-                flying.push_back(ticket);
+                flying.push_back(submit(Arc::clone(&flat), pos, buf, DirectFlags::empty()));
                 left -= 1;
             }
             drop(plug);
             // The oldest, and with it whatever has ended by then.
             let mut ended = flying.pop_front().map(DirectTicket::wait);
             while let Some(result) = ended {
-                outcome = outcome.and(whole(&result.outcome));
+                outcome = outcome.and(whole(&result));
                 free.push(result.buffer);
                 ended = flying.front_mut().and_then(ended_already);
                 if ended.is_some() {
@@ -231,7 +306,7 @@ fn tickets(depth: usize) -> Result<impl FnMut(u64, &mut Clock) -> Result<(), Str
         }
         clock.stop();
         outcome
-    })
+    }))
 }
 
 /// The result of a ticket, if it has one now.
@@ -243,51 +318,39 @@ fn ended_already(ticket: &mut DirectTicket) -> Option<DirectResult> {
     }
 }
 
-fn whole(outcome: &Result<DirectOutcome, iomap_core::error::FsError>) -> Result<(), String> {
-    match outcome {
-        Ok(DirectOutcome::Done(done)) if *done == PAGE => Ok(()),
+fn whole(result: &DirectResult) -> Result<(), String> {
+    match &result.outcome {
+        Ok(DirectOutcome::Done(done)) if *done == result.buffer.len() as u64 => Ok(()),
         Ok(other) => Err(format!("{other:?}")),
         Err(error) => Err(text(error)),
     }
 }
 
-/// The same reads awaited in a tokio runtime of one thread, by `depth` tasks.
-fn tokio_reads(depth: usize) -> Result<impl FnMut(u64, &mut Clock) -> Result<(), String>, String> {
-    let named = host_path(SET)?;
+/// The same reads awaited in a tokio runtime of one thread, by as many tasks as are in flight.
+fn tokio_reads(bed: &Bed, shape: Shape) -> Made {
     let runtime = ::tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(text)?;
-    let device = Arc::new(file_device(named.path())?);
+    let device = Arc::new(file_device(bed, shape)?);
     let device = {
         let _inside = runtime.enter();
         AsyncDevice::attach(device).map_err(text)?
     };
     let device = Arc::new(device);
-    let flat = flat(device.clone(), 16 * MIB, 9).map_err(text)?;
+    let flat = flat(device, 16 * MIB, 9).map_err(text)?;
     let file = Arc::new(TokioFile::new(Arc::new(flat.open())));
-    let mut seed = 0;
-    Ok(move |count: u64, clock: &mut Clock| {
-        let _named = &named;
-        let each = count.div_ceil(depth as u64);
+    let (bed, mut seed) = (bed.clone(), 0);
+    Ok(Box::new(move |count: u64, clock: &mut Clock| {
+        let _bed = &bed;
+        let each = count.div_ceil(shape.depth as u64);
         clock.start();
         let outcome = runtime.block_on(async {
-            let tasks: Vec<_> = (0..depth)
+            let tasks: Vec<_> = (0..shape.depth)
                 .map(|_| {
                     seed += 1;
-                    let (file, mut positions) =
-                        (Arc::clone(&file), Positions::seeded(SET, PAGE, seed));
-                    ::tokio::spawn(async move {
-                        for _ in 0..each {
-                            let pos = FilePos::saturating(positions.draw());
-                            let bytes = file.read_at(pos, len(PAGE), IoFlags::DIRECT).await;
-                            let bytes = bytes.map_err(text)?;
-                            if bytes.len() != len(PAGE) {
-                                return Err(format!("{} bytes read", bytes.len()));
-                            }
-                        }
-                        Ok(())
-                    })
+                    let reads = some_reads(Arc::clone(&file), shape, seed, each);
+                    ::tokio::spawn(reads)
                 })
                 .collect();
             for task in tasks {
@@ -297,21 +360,40 @@ fn tokio_reads(depth: usize) -> Result<impl FnMut(u64, &mut Clock) -> Result<(),
         });
         clock.stop();
         outcome
-    })
+    }))
 }
 
-/// fio on a file of the same disk; the operations asked for are as many as it did.
-fn fio(depth: usize) -> Result<impl FnMut(u64, &mut Clock) -> Result<(), String>, String> {
+async fn some_reads(
+    file: Arc<TokioFile<Flat>>,
+    shape: Shape,
+    seed: u64,
+    count: u64,
+) -> Result<(), String> {
+    let mut positions = shape.positions(seed);
+    for _ in 0..count {
+        let pos = FilePos::saturating(positions.draw());
+        let bytes = file.read_at(pos, len(shape.size), IoFlags::DIRECT).await;
+        let bytes = bytes.map_err(text)?;
+        if bytes.len() != len(shape.size) {
+            return Err(format!("{} bytes read", bytes.len()));
+        }
+    }
+    Ok(())
+}
+
+/// fio on the same file; the operations asked for are as many as it did.
+fn fio(bed: &Bed, shape: Shape) -> Made {
     const RUN: Duration = Duration::from_millis(200);
-    let named = host_path(SET)?;
-    let depth = u32::try_from(depth).map_err(text)?;
-    Ok(move |count: u64, clock: &mut Clock| {
-        let fio = fio_random_read(named.path(), depth, RUN)?;
+    bed.path()?;
+    let depth = u32::try_from(shape.depth).map_err(text)?;
+    let bed = bed.clone();
+    Ok(Box::new(move |count: u64, clock: &mut Clock| {
+        let fio = fio_random_read(bed.path()?, depth, RUN)?;
         if fio.operations == 0 {
             return Err("fio did nothing".to_owned());
         }
         let share = count as f64 / fio.operations as f64;
         clock.record(fio.wall.mul_f64(share), fio.cpu.mul_f64(share));
         Ok(())
-    })
+    }))
 }

@@ -10,6 +10,8 @@ mod growth;
 mod mapping;
 mod mounted;
 mod names;
+mod pressure;
+mod small;
 mod stream;
 mod threads;
 
@@ -63,6 +65,8 @@ pub fn all(effort: Effort) -> Vec<Case> {
         growth::cases,
         mapping::cases,
         dax::cases,
+        pressure::cases,
+        small::cases,
         names::cases,
         mounted::cases,
     ];
@@ -79,7 +83,8 @@ fn size_name(bytes: u64) -> String {
         b if b >= 1 << 40 => format!("{} TiB", b >> 40),
         b if b >= GIB => format!("{} GiB", b / GIB),
         b if b >= MIB => format!("{} MiB", b / MIB),
-        b => format!("{} KiB", b / KIB),
+        b if b >= KIB => format!("{} KiB", b / KIB),
+        b => format!("{b} B"),
     }
 }
 

@@ -13,13 +13,8 @@ use crate::compare::{Effort, Group, Ops, Role, Side};
 use crate::{Mounted, NEW};
 
 pub(super) fn cases(effort: Effort) -> Vec<Case> {
-    let counts: &[u64] = if effort.wide {
-        &[100, 1000, 10_000]
-    } else {
-        &[10_000]
-    };
     let mut cases = Vec::new();
-    for &count in counts {
+    for &count in effort.vary.files {
         cases.push(Case::new(
             format!("names/create {count} files + sync"),
             move |id| {

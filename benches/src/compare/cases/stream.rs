@@ -21,16 +21,12 @@ const STREAM: u64 = 64 * MIB;
 const DEPTH: u32 = 4;
 
 pub(super) fn cases(effort: Effort) -> Vec<Case> {
-    let sizes: &[u64] = if effort.wide {
-        &[4 * KIB, 16 * KIB, 64 * KIB, 256 * KIB, MIB]
-    } else {
-        &[64 * KIB, MIB]
-    };
     let mut cases = vec![
         Case::new("stream/write 1 MiB + fsync", write_and_sync),
         Case::new("stream/cold read 1 MiB", |id| cold_read(id, MIB, true)),
     ];
-    for &size in sizes {
+    let least = if effort.wide { 4 * KIB } else { 64 * KIB };
+    for &size in effort.vary.sizes.iter().filter(|size| **size >= least) {
         let id = format!("crossover/read 64 MiB by {}", size_name(size));
         cases.push(Case::new(id, move |id| cold_read(id, size, false)));
     }

@@ -1,29 +1,30 @@
 //! Scaling: the same cached work by one thread and by two, on one file and on a file each.
 //!
-//! An operation is one 4 KiB read by one of the threads; the clock runs from the moment they start
-//! together until the last has ended. Leaves out starting the threads.
+//! An operation is one 4 KiB read by one of the threads, each on a processor of its own; the time is
+//! from the first who begins to the last who ends. Leaves out starting the threads.
 
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Barrier};
+use std::time::{Duration, Instant};
 
 use iomap_core::device::MemoryDevice;
 use iomap_core::units::FilePos;
 use iomap_core::vfs::IoFlags;
 
 use super::{Case, MIB, len, text};
-use crate::compare::sample::Clock;
+use crate::compare::sample::{Clock, pin, thread_time};
 use crate::compare::{Effort, Group, Ops, Role, Side};
 use crate::{Buffer, Memory, PAGE, Positions, flat, noise};
 
 const SET: u64 = 128 * MIB;
 
 /// Reads one page at a position; called by several threads at once.
-type Read = Arc<dyn Fn(u64, &mut [u8]) -> Result<(), String> + Send + Sync>;
+type ReadOne = dyn Fn(u64, &mut [u8]) -> Result<(), String> + Send + Sync;
+type Read = Arc<ReadOne>;
 
 pub(super) fn cases(effort: Effort) -> Vec<Case> {
-    let counts: &[usize] = if effort.wide { &[2, 4] } else { &[2] };
     let mut cases = Vec::new();
-    for &threads in counts {
+    for &threads in effort.vary.threads {
         for one in [true, false] {
             let files = if one { "one file" } else { "a file each" };
             let id = format!("scaling/cached read 4 KiB/{threads} threads, {files}");
@@ -66,31 +67,49 @@ fn work(
     Ok(move |count: u64, clock: &mut Clock| {
         // Everyone has a part of the work, also of a round that is too small for that.
         let each = count.div_ceil(threads as u64);
-        let (begin, end) = (Barrier::new(threads + 1), Barrier::new(threads + 1));
-        std::thread::scope(|scope| {
+        let begin = Barrier::new(threads);
+        let times: Vec<(Instant, Instant, Duration)> = std::thread::scope(|scope| {
             let workers: Vec<_> = (0..threads)
                 .map(|n| {
-                    let (read, begin, end) = (&files[n % files.len()], &begin, &end);
-                    scope.spawn(move || {
-                        let mut page = Buffer::noise(len(PAGE), 0);
-                        let mut positions = Positions::seeded(SET, PAGE, n as u64);
-                        begin.wait();
-                        let outcome = (0..each).try_for_each(|_| read(positions.draw(), &mut page));
-                        end.wait();
-                        outcome
-                    })
+                    let (read, begin) = (&files[n % files.len()], &begin);
+                    scope.spawn(move || one_thread(n, each, &**read, begin))
                 })
                 .collect();
-            begin.wait();
-            clock.start();
-            end.wait();
-            clock.stop();
-            workers.into_iter().try_for_each(|w| {
+            let ended = workers.into_iter().map(|w| {
                 w.join()
                     .unwrap_or_else(|_| Err("a reader panicked".to_owned()))
-            })
-        })
+            });
+            ended.collect::<Result<_, _>>()
+        })?;
+        // From the first who began to the last who ended: the thread that waits for them may have
+        // been asleep at either moment.
+        let first = times.iter().map(|t| t.0).min();
+        let last = times.iter().map(|t| t.1).max();
+        if let Some((first, last)) = first.zip(last) {
+            clock.record(last - first, times.iter().map(|t| t.2).sum());
+        }
+        Ok(())
     })
+}
+
+/// What thread `n` does, on a processor of its own as long as there are enough: when it began, when
+/// it ended, and its processor time.
+fn one_thread(
+    n: usize,
+    each: u64,
+    read: &ReadOne,
+    begin: &Barrier,
+) -> Result<(Instant, Instant, Duration), String> {
+    pin(n);
+    let mut page = Buffer::noise(len(PAGE), 0);
+    let mut positions = Positions::seeded(SET, PAGE, n as u64);
+    // Awake, and its stack and buffer in reach.
+    let warm = (0..each / 16).try_for_each(|_| read(positions.draw(), &mut page));
+    begin.wait();
+    let (started, cpu) = (Instant::now(), thread_time());
+    let outcome = (0..each).try_for_each(|_| read(positions.draw(), &mut page));
+    let (ended, cpu) = (Instant::now(), thread_time().saturating_sub(cpu));
+    warm.and(outcome).map(|()| (started, ended, cpu))
 }
 
 fn memcpy() -> Result<Read, String> {
