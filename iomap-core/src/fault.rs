@@ -375,7 +375,7 @@ fn wait_for_others<B: WritebackOps + ?Sized>(
         crate::fsync::fsync(backend, range, false)?;
     }
     // A folio that is freed tells; other references go silently.
-    backend.inode().cache().pool().wait_freeable();
+    let _freed = backend.inode().cache().pool().wait_freeable();
     Ok(())
 }
 

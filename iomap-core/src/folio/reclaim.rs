@@ -15,6 +15,8 @@
 //! never writes, never waits for a lock or for I/O. It drops folios that are clean, not under
 //! writeback, unlocked, referenced by their cache alone, and that the owner of the cache lets go.
 
+use std::time::{Duration, Instant};
+
 use smallvec::SmallVec;
 
 use super::folio_ref::FolioRef;
@@ -39,9 +41,11 @@ const STALE: u32 = 32;
 const AGING: u32 = 4;
 /// Probation may hold this part of the pages of the main list before its folios go first.
 const PROBATION: u64 = 4;
-/// How often an allocation waits for memory before it gives up: each wait takes a few
-/// milliseconds, or a request of the device.
+/// How often an allocation waits a few milliseconds in which nothing is freed or written before it
+/// gives up.
 const PATIENCE: u32 = 400;
+/// How long it waits while others do get on, before their progress counts as nothing.
+const OTHERS: Duration = Duration::from_secs(30);
 
 /// One list: linked through the folios, newest first.
 #[derive(Debug, Default)]
@@ -291,12 +295,16 @@ impl Pool {
             return Err(FsError::WouldBlock);
         }
         self.counters().waits.fetch_add(1, Ordering::Relaxed);
-        let mut patience = PATIENCE;
+        let (mut patience, begin) = (PATIENCE, Instant::now());
         while patience > 0 {
-            self.wait_for_memory(device);
+            let progress = self.wait_for_memory(device);
             self.reclaim(CHUNK.max(1 << min_order));
             if let Some(folio) = self.take_down(order, min_order) {
                 return Ok(folio);
+            }
+            // What came went to others, or is still held by who wrote it: more will come.
+            if progress && begin.elapsed() < OTHERS {
+                continue;
             }
             // Nothing to wait for but locks and references: they go soon or not at all.
             let hope = self.nr_dirty() + self.nr_writeback() > 0;
@@ -305,15 +313,17 @@ impl Pool {
         Err(FsError::NoMemory)
     }
 
-    /// Asks for clean folios, and waits a moment for something to become free or clean.
-    fn wait_for_memory(&self, device: &dyn BlockDevice) {
+    /// Asks for clean folios, and waits a moment for something to become free or clean. Returns
+    /// whether something did.
+    fn wait_for_memory(&self, device: &dyn BlockDevice) -> bool {
         if let Some(pressure) = self.pressure() {
             pressure.relieve(CHUNK);
         }
         if device.in_flight() > 0 {
             wait_for_one(device);
+            !cfg!(any(iomap_shuttle, iomap_loom))
         } else {
-            self.wait_freeable();
+            self.wait_freeable()
         }
     }
 

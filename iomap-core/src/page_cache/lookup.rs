@@ -395,7 +395,7 @@ impl PageCache {
                 return;
             };
             at = last.end_index();
-            for folio in &batch {
+            for folio in batch {
                 folio.wait_writeback(&*self.device);
             }
         }

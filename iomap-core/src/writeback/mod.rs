@@ -250,11 +250,14 @@ impl<B: WritebackOps + ?Sized> Pass<'_, B> {
         loop {
             let batch = self.inode.cache().batch(at, end, Some(mark), BATCH);
             at = batch.last()?.end_index();
-            for folio in &batch {
+            // Each reference goes when its folio is done: it keeps memory from being reclaimed, and
+            // a batch of large folios may be most of a small cache.
+            for folio in batch {
                 if self.is_enough() {
                     return Some(folio.index());
                 }
-                self.write_folio(folio);
+                self.write_folio(&folio);
+                drop(folio);
                 if alone {
                     self.finish_own();
                 }

@@ -27,8 +27,8 @@ pub(crate) fn for_range<B: WritebackOps + ?Sized>(backend: &B, range: FileRange,
         let batch = inode.cache().batch(at, end, Some(Mark::Writeback), BATCH);
         let Some(last) = batch.last() else { return };
         at = last.end_index();
-        for folio in &batch {
-            for_folio(backend, folio, true);
+        for folio in batch {
+            for_folio(backend, &folio, true);
         }
     }
 }

@@ -164,18 +164,21 @@ impl Pool {
         }
     }
 
-    /// Sleeps until something was freed, or for a moment.
-    pub(crate) fn wait_freeable(&self) {
+    /// Sleeps until something was freed or written, or for a moment. Returns whether something was;
+    /// never in a model, which knows no moments.
+    pub(crate) fn wait_freeable(&self) -> bool {
         if cfg!(any(iomap_shuttle, iomap_loom)) {
             crate::sync::thread::yield_now();
-            return;
+            return false;
         }
         self.counters.starving.fetch_add(1, Ordering::Relaxed);
         let mut guard = self.starved.lock();
-        self.freed
+        let late = self
+            .freed
             .wait_for(&mut guard, std::time::Duration::from_millis(5));
         drop(guard);
         self.counters.starving.fetch_sub(1, Ordering::Relaxed);
+        !late
     }
 }
 

@@ -207,6 +207,47 @@ fn an_allocation_waits_for_the_flusher_when_everything_is_dirty() {
 }
 
 #[test]
+fn an_allocation_waits_on_while_others_get_on() {
+    let pool = pool(16);
+    let cache = cache(&pool, 12);
+    for n in 0..16 {
+        let mut folio = cache.get_or_create(page(n), order(0)).unwrap();
+        folio.set_uptodate();
+        folio.set_dirty();
+    }
+    let waits = std::sync::atomic::AtomicBool::new(true);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // More often than an allocation waits in vain, and none of it is for it.
+            while pool.stats().allocation_waits == 0 {
+                std::thread::yield_now();
+            }
+            let held = cache.find(page(3)).unwrap();
+            for _ in 0..2000 {
+                let mut folio = cache.lock(&held).unwrap();
+                folio.clear_dirty_for_io();
+                folio.start_writeback();
+                let folio = folio.unlock_keep();
+                folio.end_writeback();
+                std::thread::yield_now();
+                cache.lock(&folio).unwrap().set_dirty();
+                assert!(waits.load(std::sync::atomic::Ordering::Relaxed));
+            }
+            let mut folio = cache.lock(&held).unwrap();
+            folio.clear_dirty_for_io();
+            folio.start_writeback();
+            folio.clear_all_dirty_blocks();
+            let folio = folio.unlock_keep();
+            drop(held);
+            folio.end_writeback();
+        });
+        let folio = cache.get_or_create(page(100), order(0));
+        waits.store(false, std::sync::atomic::Ordering::Relaxed);
+        assert!(folio.is_ok(), "{folio:?}");
+    });
+}
+
+#[test]
 fn an_allocation_that_nobody_helps_fails() {
     let pool = pool(16);
     let cache = cache(&pool, 12);
