@@ -18,7 +18,8 @@
 //!
 //! | Question | File |
 //! |---|---|
-//! | How is it mounted, how does it end? | `mount.rs` |
+//! | How does a mount begin and end? | `mount.rs` |
+//! | Who calls mount(2), and with what? | `mountpoint.rs` |
 //! | What can be chosen? | `options.rs` |
 //! | Which request goes where? | `server.rs` |
 //! | What does the kernel know, and for how long? | `nodes.rs` |
@@ -41,9 +42,11 @@ mod buffer;
 mod convert;
 mod handles;
 mod mount;
+mod mountpoint;
 mod nodes;
 mod options;
 mod server;
 
 pub use mount::{Mount, MountError, mount};
+pub use mountpoint::remove_dead;
 pub use options::{CachePolicy, MountOptions};

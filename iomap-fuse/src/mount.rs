@@ -1,14 +1,14 @@
 //! The life of a mount: made, served, ended.
 //!
 //! Owns the session with the kernel and its threads, and what is told when it cannot be had. Does
-//! not own the answers to requests ([`server`](crate::server)).
+//! not own the answers to requests ([`server`](crate::server)), nor mount(2) and its kin
+//! ([`mountpoint`](crate::mountpoint)).
 
 use std::ffi::OsStr;
 use std::fmt;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -17,8 +17,8 @@ use iomap_core::error::{Errno, FsError};
 use iomap_core::units::FileRange;
 use iomap_core::vfs::{Ino, Vfs};
 use parking_lot::{Condvar, Mutex};
-use rustix::mount::UnmountFlags;
 
+use crate::mountpoint::{Connection, Keeper, attach, detach, remove_dead};
 use crate::nodes::node_of;
 use crate::options::MountOptions;
 use crate::server::{Server, Shared};
@@ -83,25 +83,38 @@ pub enum MountError {
 /// Why it could not be mounted.
 pub fn mount(fs: Arc<dyn Vfs>, dir: &Path, options: &MountOptions) -> Result<Mount, MountError> {
     let dir = check_mount_point(dir)?;
-    check_device()?;
     let root = fs.root();
     let shared = Arc::new(Shared::new(fs, options));
     let server = Server::new(Arc::clone(&shared), options.clone());
-    let session =
-        Session::new(server, &dir, &options.session()).map_err(|error| MountError::Refused {
+    let Connection { device, keeper } = attach(&dir, options)?;
+    let (acl, config) = options.session();
+    let session = Session::from_fd(server, device, acl, config).map_err(|error| {
+        // The connection is closed, so the mount is dead.
+        clean_up(&dir);
+        MountError::Refused {
             dir: dir.clone(),
             error,
-        })?;
+        }
+    })?;
     let notifier = session.notifier();
     shared.set_notifier(notifier.clone());
     let ended = Arc::new(Ended::default());
-    let thread = std::thread::Builder::new()
+    let serving = Serving {
+        session,
+        shared,
+        dir: dir.clone(),
+        keeper,
+    };
+    let spawned = std::thread::Builder::new()
         .name("fuse-session".to_owned())
         .spawn({
             let ended = Arc::clone(&ended);
-            move || ended.set(serve(session, &shared))
-        })
-        .map_err(MountError::Session)?;
+            move || ended.set(serving.run())
+        });
+    let thread = spawned.map_err(|error| {
+        clean_up(&dir);
+        MountError::Session(error)
+    })?;
     Ok(Mount {
         dir,
         notifier,
@@ -111,11 +124,45 @@ pub fn mount(fs: Arc<dyn Vfs>, dir: &Path, options: &MountOptions) -> Result<Mou
     })
 }
 
-/// Serves until the mount is gone, then gives everything back and syncs.
-fn serve(session: Session<Server>, shared: &Shared) -> Result<(), MountError> {
-    let served = session.run().map_err(MountError::Session);
-    shared.forget_all();
-    served.and(shared.fs().sync().map_err(MountError::Sync))
+/// What the thread of a session works with.
+struct Serving {
+    session: Session<Server>,
+    shared: Arc<Shared>,
+    dir: PathBuf,
+    keeper: Option<Keeper>,
+}
+
+impl Serving {
+    /// Serves until the mount is gone, then gives everything back and syncs.
+    fn run(self) -> Result<(), MountError> {
+        let served = match self.session.run() {
+            Err(error) if is_abort(&error) => {
+                tracing::warn!(
+                    target: "iomap_fuse", dir = %self.dir.display(),
+                    "the connection was aborted: requests under way failed"
+                );
+                Ok(())
+            }
+            served => served.map_err(MountError::Session),
+        };
+        drop(self.keeper);
+        clean_up(&self.dir);
+        self.shared.forget_all();
+        served.and(self.shared.fs().sync().map_err(MountError::Sync))
+    }
+}
+
+/// Whether a session ended because its connection was taken away (`/sys/fs/fuse/connections`, or an
+/// unmount that met requests under way) and not by an error of its own.
+fn is_abort(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::CONNABORTED.raw_os_error())
+}
+
+/// Nobody shall meet a mount without a server. One that cannot be removed is told of.
+fn clean_up(dir: &Path) {
+    if let Err(error) = remove_dead(dir) {
+        tracing::warn!(target: "iomap_fuse", %error, "a dead mount stays");
+    }
 }
 
 fn check_mount_point(dir: &Path) -> Result<PathBuf, MountError> {
@@ -128,17 +175,6 @@ fn check_mount_point(dir: &Path) -> Result<PathBuf, MountError> {
         return Ok(dir);
     }
     Err(MountError::NotADirectory { dir })
-}
-
-/// Whether this user may talk to FUSE. `fusermount3` opens the device with the rights of its caller
-/// too.
-fn check_device() -> Result<(), MountError> {
-    std::fs::File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/fuse")
-        .map(drop)
-        .map_err(MountError::NoFuse)
 }
 
 /// How a session ended, for whoever waits.
@@ -258,50 +294,7 @@ impl Mount {
         if !self.is_live() {
             return Ok(());
         }
-        let flags = if lazily {
-            UnmountFlags::DETACH
-        } else {
-            UnmountFlags::empty()
-        };
-        match rustix::mount::unmount(&self.dir, flags) {
-            Ok(()) => Ok(()),
-            // Somebody else was first.
-            Err(Errno::INVAL | Errno::NOENT) => Ok(()),
-            Err(Errno::BUSY) => Err(MountError::Busy {
-                dir: self.dir.clone(),
-            }),
-            Err(Errno::PERM) => self.ask_fusermount(lazily),
-            Err(error) => Err(self.unmount_error(error.into())),
-        }
-    }
-
-    /// An ordinary user unmounts by the program that mounted for him.
-    fn ask_fusermount(&self, lazily: bool) -> Result<(), MountError> {
-        let mut command = Command::new("fusermount3");
-        command.arg("-u").args(lazily.then_some("-z"));
-        let output = command
-            .arg("--")
-            .arg(&self.dir)
-            .stdin(Stdio::null())
-            .output()
-            .map_err(|error| self.unmount_error(error))?;
-        if output.status.success() {
-            return Ok(());
-        }
-        let said = String::from_utf8_lossy(&output.stderr);
-        if said.to_ascii_lowercase().contains("busy") {
-            return Err(MountError::Busy {
-                dir: self.dir.clone(),
-            });
-        }
-        Err(self.unmount_error(io::Error::other(said.trim().to_owned())))
-    }
-
-    fn unmount_error(&self, error: io::Error) -> MountError {
-        MountError::Unmount {
-            dir: self.dir.clone(),
-            error,
-        }
+        detach(&self.dir, lazily)
     }
 }
 

@@ -3,7 +3,7 @@
 //! Owns the options and what they become in the words of FUSE. Does not own their names on a
 //! command line.
 
-use fuser::{Config, FopenFlags, InitFlags, MountOption, SessionACL};
+use fuser::{Config, FopenFlags, InitFlags, SessionACL};
 
 /// Whose cache holds the data of files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -110,37 +110,17 @@ fn default_threads() -> usize {
 }
 
 impl MountOptions {
-    /// The options in fuser's words.
-    pub(crate) fn session(&self) -> Config {
-        let mut options = Vec::new();
-        options.extend(self.fs_name.clone().map(MountOption::FSName));
-        options.extend(self.subtype.clone().map(MountOption::Subtype));
-        // `fusermount3` tells the kernel of it; where we mount by ourselves fuser does not.
-        if rustix::process::geteuid().is_root() && !self.auto_unmount {
-            let told = self.subtype.iter().map(|name| format!("subtype={name}"));
-            options.extend(told.map(MountOption::CUSTOM));
-        }
-        let flags = [
-            (self.read_only, MountOption::RO),
-            (self.default_permissions, MountOption::DefaultPermissions),
-            (self.dev, MountOption::Dev),
-            (self.suid, MountOption::Suid),
-            (!self.exec, MountOption::NoExec),
-            (self.dirsync, MountOption::DirSync),
-            (self.sync, MountOption::Sync),
-            (self.auto_unmount, MountOption::AutoUnmount),
-        ];
-        options.extend(flags.into_iter().filter(|f| f.0).map(|f| f.1));
-        let mut config = Config::default();
-        config.mount_options = options;
-        config.acl = if self.allow_other {
+    /// Who may send requests, and the threads that serve them, in fuser's words.
+    pub(crate) fn session(&self) -> (SessionACL, Config) {
+        let acl = if self.allow_other {
             SessionACL::All
         } else {
             SessionACL::Owner
         };
+        let mut config = Config::default();
         config.n_threads = Some(self.threads.max(1));
         config.clone_fd = true;
-        config
+        (acl, config)
     }
 
     /// What is asked of the kernel; what it does not know is left out.
@@ -154,6 +134,8 @@ impl MountOptions {
             | InitFlags::FUSE_ASYNC_DIO
             | InitFlags::FUSE_PARALLEL_DIROPS
             | InitFlags::FUSE_CACHE_SYMLINKS
+            // An abort can be told from an unmount.
+            | InitFlags::FUSE_ABORT_ERROR
             | self.cache.capabilities()
     }
 }

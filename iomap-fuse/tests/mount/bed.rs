@@ -7,12 +7,15 @@ use std::time::{Duration, Instant};
 use iomap_core::device::{BlockDevice, MemoryDevice};
 use iomap_core::units::DevAddr;
 use iomap_core::vfs::{IoFlags, OpenFlags, Vfs};
-use iomap_fuse::{CachePolicy, Mount, MountOptions};
+use iomap_fuse::{CachePolicy, Mount, MountError, MountOptions};
 use tempfile::TempDir;
 use testfs::fs::{MkfsOptions, TestFs};
 
 /// Set in the environment of a program a scenario starts; says what it does.
 pub(crate) const CHILD: &str = "IOMAP_FUSE_TEST_CHILD";
+
+/// How long something may take that others decide on.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Bytes of the device.
 const SIZE: u64 = 256 << 20;
@@ -90,11 +93,22 @@ impl Bed {
             dir,
         };
         scenario(&bed);
-        bed.mount.unmount().unwrap();
+        bed.unmount();
         bed.mount.wait().unwrap();
         bed.fs.unmount().unwrap();
         let report = testfs::check::check(bed.device).unwrap();
         assert!(report.is_clean(), "{report:#?}");
+    }
+
+    /// Unmounts. A program that looks at every mount of the machine, such as `df`, may hold it for
+    /// a moment.
+    fn unmount(&self) {
+        let start = Instant::now();
+        while let Err(error) = self.mount.unmount() {
+            let busy = matches!(error, MountError::Busy { .. });
+            assert!(busy && start.elapsed() < PATIENCE, "{error}");
+            std::thread::yield_now();
+        }
     }
 
     /// A path on the mount.
@@ -115,10 +129,7 @@ impl Bed {
     pub(crate) fn wait_until(&self, done: impl Fn() -> bool) {
         let start = Instant::now();
         while !done() {
-            assert!(
-                start.elapsed() < Duration::from_secs(60),
-                "it does not happen"
-            );
+            assert!(start.elapsed() < PATIENCE, "it does not happen");
             std::thread::yield_now();
         }
     }

@@ -9,6 +9,7 @@ mod basic;
 mod bed;
 mod crash;
 mod data;
+mod ends;
 mod exerciser;
 mod names;
 mod raw;
@@ -54,14 +55,20 @@ fn main() -> ExitCode {
                 Some(why) => println!("SKIP iomap-fuse mount {name}: {why}"),
             }
         }
-        let name = format!("{policy:?}::a_server_killed_under_load_loses_nothing_synced");
-        let name = name.to_lowercase();
-        match &obstacle {
-            None => trials.push(Trial::test(name, move || {
-                crash::killed_under_load(policy);
-                Ok(())
-            })),
-            Some(why) => println!("SKIP iomap-fuse mount {name}: {why}"),
+        let alone: [ends::Alone; 1] = [(
+            "a_server_killed_under_load_loses_nothing_synced",
+            crash::killed_under_load,
+        )];
+        for (name, run) in alone.iter().chain(ends::SCENARIOS) {
+            let name = format!("{policy:?}::{name}").to_lowercase();
+            let run = *run;
+            match &obstacle {
+                None => trials.push(Trial::test(name, move || {
+                    run(policy);
+                    Ok(())
+                })),
+                Some(why) => println!("SKIP iomap-fuse mount {name}: {why}"),
+            }
         }
     }
     libtest_mimic::run(&args, trials).exit_code()

@@ -9,9 +9,6 @@ use std::io::Read;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use rustix::io::Errno;
-use rustix::mount::UnmountFlags;
-
 use crate::failure::Outcome;
 
 /// The verb the process is started with.
@@ -63,24 +60,5 @@ pub(crate) fn run(dir: &Path) -> Outcome {
     let mut nothing = Vec::new();
     // Ends when the server does; nobody ever writes.
     let _ = std::io::stdin().read_to_end(&mut nothing);
-    if !is_dead(dir) {
-        return Ok(0);
-    }
-    if rustix::mount::unmount(dir, UnmountFlags::DETACH).is_ok() {
-        return Ok(0);
-    }
-    let status = Command::new("fusermount3")
-        .args(["-u", "-z", "-q", "--"])
-        .arg(dir)
-        .stdin(Stdio::null())
-        .status();
-    Ok(u8::from(!status.is_ok_and(|status| status.success())))
-}
-
-/// Whether a mount without a server is there.
-fn is_dead(dir: &Path) -> bool {
-    matches!(
-        rustix::fs::statfs(dir),
-        Err(Errno::NOTCONN | Errno::CONNABORTED)
-    )
+    Ok(u8::from(iomap_fuse::remove_dead(dir).is_err()))
 }

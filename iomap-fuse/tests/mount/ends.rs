@@ -1,0 +1,90 @@
+//! How a mount ends when nobody unmounts it properly, and what stands after it.
+
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use iomap_core::device::{BlockDevice, MemoryDevice};
+use iomap_core::vfs::Vfs;
+use iomap_fuse::{CachePolicy, Mount, MountOptions};
+use tempfile::TempDir;
+use testfs::fs::{MkfsOptions, TestFs};
+
+/// Where the kernel lists the connections, a folder each.
+const CONNECTIONS: &str = "/sys/fs/fuse/connections";
+
+/// A scenario that makes and ends its mounts itself.
+pub(crate) type Alone = (&'static str, fn(CachePolicy));
+
+pub(crate) const SCENARIOS: &[Alone] = &[
+    ("an_aborted_connection_ends_the_mount", aborted),
+    ("the_end_of_a_mount_leaves_the_next_one_alone", next_one),
+];
+
+fn served(policy: CachePolicy, dir: &Path) -> (Arc<dyn BlockDevice>, Arc<TestFs>, Mount) {
+    let device: Arc<dyn BlockDevice> = Arc::new(MemoryDevice::new(64 << 20));
+    TestFs::mkfs(Arc::clone(&device), &MkfsOptions::default()).unwrap();
+    let fs = TestFs::mount(Arc::clone(&device), testfs::fs::MountOptions::default()).unwrap();
+    let options = MountOptions {
+        cache: policy,
+        ..MountOptions::default()
+    };
+    let vfs: Arc<dyn Vfs> = fs.clone();
+    let mount = iomap_fuse::mount(vfs, dir, &options).unwrap();
+    (device, fs, mount)
+}
+
+fn assert_clean(device: Arc<dyn BlockDevice>) {
+    let report = testfs::check::check(device).unwrap();
+    assert!(report.is_clean(), "{report:#?}");
+}
+
+/// What the administrator does when a server hangs.
+fn abort(dir: &Path) {
+    let minor = rustix::fs::minor(fs::metadata(dir).unwrap().dev());
+    let connection = Path::new(CONNECTIONS).join(minor.to_string());
+    if !connection.exists() {
+        let flags = rustix::mount::MountFlags::empty();
+        rustix::mount::mount("fusectl", CONNECTIONS, "fusectl", flags, None).unwrap();
+    }
+    fs::write(connection.join("abort"), "1").unwrap();
+}
+
+fn aborted(policy: CachePolicy) {
+    let dir = TempDir::new().unwrap();
+    let below = fs::metadata(dir.path()).unwrap().dev();
+    let (device, fs, mount) = served(policy, dir.path());
+    let path = dir.path().join("f");
+    fs::write(&path, [7; 10_000]).unwrap();
+    let open = File::open(&path).unwrap();
+    open.sync_all().unwrap();
+    abort(dir.path());
+    // An end like any other, and nobody meets a mount without a server, though it is in use.
+    mount.wait().unwrap();
+    assert_eq!(fs::metadata(dir.path()).unwrap().dev(), below);
+    assert!(open.metadata().is_err() && open.sync_all().is_err());
+    assert_eq!(fs.lookup(fs.root(), b"f").unwrap().size, 10_000);
+    fs.unmount().unwrap();
+    assert_clean(device);
+}
+
+fn next_one(policy: CachePolicy) {
+    let dir = TempDir::new().unwrap();
+    let (device, fs, mount) = served(policy, dir.path());
+    fs::write(dir.path().join("first"), b"1").unwrap();
+    let open = File::open(dir.path().join("first")).unwrap();
+    mount.detach().unwrap();
+    let (next_device, next_fs, next) = served(policy, dir.path());
+    fs::write(dir.path().join("second"), b"2").unwrap();
+    assert!(mount.is_live());
+    drop(open);
+    mount.wait().unwrap();
+    fs.unmount().unwrap();
+    assert_clean(device);
+    assert_eq!(fs::read(dir.path().join("second")).unwrap(), b"2");
+    next.detach().unwrap();
+    next.wait().unwrap();
+    next_fs.unmount().unwrap();
+    assert_clean(next_device);
+}
