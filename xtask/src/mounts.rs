@@ -7,6 +7,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use crate::Effort;
 use crate::run::{Counts, Step};
@@ -208,7 +209,7 @@ impl Mounted {
 
     /// Unmounts, and waits until the server has written everything.
     fn end(mut self) -> Result<(), String> {
-        if !unmounted("umount", &[], &self.dir) && !unmounted("fusermount3", &["-u"], &self.dir) {
+        if !unmounted(&self.dir) {
             let _ = self.server.kill();
             return Err(format!("{} cannot be unmounted", self.dir.display()));
         }
@@ -222,7 +223,17 @@ impl Mounted {
     }
 }
 
-fn unmounted(program: &str, args: &[&str], dir: &Path) -> bool {
-    let status = Command::new(program).args(args).arg(dir).status();
-    status.is_ok_and(|status| status.success())
+/// Whether `dir` could be unmounted. A program that looks at every mount of the machine, such as
+/// `df`, may hold it for a moment.
+fn unmounted(dir: &Path) -> bool {
+    let by = |program: &str, args: &[&str]| {
+        let status = Command::new(program).args(args).arg(dir).status();
+        status.is_ok_and(|status| status.success())
+    };
+    (0..50).any(|attempt| {
+        if attempt > 0 {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        by("umount", &[]) || by("fusermount3", &["-u"])
+    })
 }

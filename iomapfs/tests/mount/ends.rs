@@ -94,16 +94,11 @@ fn twice(bed: &Bed) {
 fn refused(bed: &Bed) {
     bed.mounted(&[]);
     let mut file = fs::File::create(bed.at("f")).unwrap();
-    let unmount = || {
-        let mut command = std::process::Command::new("fusermount3");
-        command.arg("-u").arg(bed.at("")).stderr(Stdio::null());
-        command.status().unwrap().success()
-    };
-    assert!(!unmount());
+    assert!(!bed.try_unmount());
     file.write_all(b"still there").unwrap();
     drop(file);
     // The kernel closes the file behind our back.
-    until("not busy any more", unmount);
+    until("not busy any more", || bed.try_unmount());
     bed.wait_for_image();
     assert_eq!(bed.bench.ok(["cat", "t.img:/f"]), "still there");
 }
@@ -137,12 +132,7 @@ fn watched(bed: &Bed) {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let busy = || {
-        let mut command = std::process::Command::new("fusermount3");
-        command.arg("-u").arg(bed.at("")).stderr(Stdio::null());
-        command.status().unwrap().success()
-    };
-    until("unmounted: it holds nothing open", busy);
+    until("unmounted: it holds nothing open", || bed.try_unmount());
     let output = watcher.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("no image is mounted there"));
