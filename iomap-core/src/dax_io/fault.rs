@@ -136,9 +136,11 @@ impl<B: WritebackOps + ?Sized> Fault<'_, B> {
             self.sync()?;
         }
         if let Some(guard) = guard {
-            let closed = self.backend.after_unlock(guard, &req);
-            if shown.is_ok() {
-                closed?;
+            match (&shown, self.backend.after_unlock(guard, &req)) {
+                // The page is writable already: for `fsync`.
+                (Ok(Shown::Done), Err(error)) => self.inode.cache().record_error(error.errno()),
+                (Ok(_), closed) => closed?,
+                (Err(_), _) => {}
             }
         }
         drop(invalidate);

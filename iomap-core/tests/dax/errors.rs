@@ -1,5 +1,6 @@
 //! A medium that loses pages, and a backend that points beyond it.
 
+use iomap_core::dax::HUGE_PAGES;
 use iomap_core::dax_io;
 use iomap_core::error::Errno;
 use iomap_core::mmap::{Access, MapOptions};
@@ -44,5 +45,34 @@ fn an_access_to_a_lost_page_is_a_bus_error() {
         assert_eq!(error.signal(), iomap_core::error::FaultSignal::Bus);
         assert_eq!(error.errno(), Errno::IO);
     }
+    mapping.store(pos(0), b"x").unwrap();
+}
+
+/// The store is done; what went wrong afterwards is for `fsync`, and nobody hears of it twice.
+#[test]
+fn a_transaction_that_fails_after_the_page_is_writable_is_told_once_by_fsync() {
+    let disk = Disk::new(2 * HUGE_PAGES);
+    let file = disk.written::<true>(HUGE_PAGES, 1);
+    let mapping = file.map(MapOptions::empty());
+    let mut seen = file.core().cache().sample_error();
+    file.fail_close(Errno::IO);
+    mapping.store(pos(0), b"x").unwrap();
+    let told = file.core().cache().check_and_advance(&mut seen);
+    assert_eq!(told.unwrap_err(), Errno::IO);
+    assert_eq!(file.core().cache().check_and_advance(&mut seen), Ok(()));
+}
+
+/// What the store still waits for did not begin: it is refused, and `fsync` has nothing to tell.
+#[test]
+fn a_transaction_that_fails_before_the_page_is_writable_refuses_the_store() {
+    let disk = Disk::new(64);
+    let file = disk.file::<true>();
+    file.set_size(PAGE);
+    let mapping = file.map(MapOptions::SYNC);
+    let mut seen = file.core().cache().sample_error();
+    file.fail_close(Errno::IO);
+    let error = mapping.store(pos(0), b"x").unwrap_err();
+    assert_eq!(error.errno(), Errno::IO);
+    assert_eq!(file.core().cache().check_and_advance(&mut seen), Ok(()));
     mapping.store(pos(0), b"x").unwrap();
 }

@@ -183,6 +183,7 @@ type Hook = Arc<dyn Fn() + Send + Sync>;
 struct Hooks {
     end_of_report: Option<Hook>,
     sync: Option<Hook>,
+    close_error: Option<Errno>,
 }
 
 impl<const A: bool> DaxFile<A> {
@@ -228,6 +229,11 @@ impl<const A: bool> DaxFile<A> {
     /// Calls `hook` once, at the end of the next sync of the metadata.
     pub(crate) fn after_sync(&self, hook: impl Fn() + Send + Sync + 'static) {
         self.hooks.lock().sync = Some(Arc::new(hook));
+    }
+
+    /// The next transaction that is closed fails.
+    pub(crate) fn fail_close(&self, errno: Errno) {
+        self.hooks.lock().close_error = Some(errno);
     }
 
     fn part(&self, range: FileRange, content: Content) -> Blocks<'_, Self> {
@@ -470,7 +476,8 @@ impl<const A: bool> FolioOps for DaxFile<A> {
         if A {
             self.state.lock().open -= 1;
         }
-        Ok(())
+        let failed = self.hooks.lock().close_error.take();
+        failed.map_or(Ok(()), |errno| Err(errno.into()))
     }
 }
 
