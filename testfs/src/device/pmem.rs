@@ -8,6 +8,8 @@
 //!   may have arrived.
 //! - A store is durable once its bytes were persisted, or were written by a request and the device
 //!   was flushed after that. Until then it may have arrived: caches write back when they like.
+//! - Persisting and flushing may be made to fail. Nothing is lost by that: what did not become
+//!   durable may still have arrived, and becomes durable by the next flush that works.
 //! - The medium may lose pages: they can neither be loaded nor stored to.
 
 use std::collections::BTreeSet;
@@ -136,6 +138,20 @@ impl PmemDevice {
         self.state.lock().lost_pages.insert(page);
     }
 
+    /// What is not durable after a failure is for the next flush: the bytes are in the caches yet.
+    fn make_all_durable(&self, written: Vec<(u64, u64)>) -> Result<(), Errno> {
+        let mut left = written.into_iter();
+        while let Some((addr, len)) = left.next() {
+            if let Err(errno) = self.make_durable(addr, len) {
+                let mut state = self.state.lock();
+                state.written.push((addr, len));
+                state.written.extend(left);
+                return Err(errno);
+            }
+        }
+        Ok(())
+    }
+
     fn make_durable(&self, addr: u64, len: u64) -> Result<(), Errno> {
         let hook = self.state.lock().on_persist.clone();
         if let Some(hook) = hook {
@@ -201,10 +217,7 @@ impl ImmediateDevice for PmemDevice {
             BioOp::Discard => return Err(Errno::OPNOTSUPP),
             BioOp::Flush => {
                 let written = std::mem::take(&mut self.state.lock().written);
-                for (addr, len) in written {
-                    self.make_durable(addr, len)?;
-                }
-                return Ok(());
+                return self.make_all_durable(written);
             }
         }
         if matches!(op, BioOp::Write { fua: true, .. }) {
@@ -253,6 +266,20 @@ mod tests {
         device.flush().unwrap();
         let durable = device.durable_image();
         assert_eq!((durable[512], durable[1023], durable[4096]), (1, 1, 0));
+    }
+
+    #[test]
+    fn what_a_failed_flush_left_becomes_durable_by_the_next() {
+        let device = PmemDevice::new(8192).unwrap();
+        device.write_at(DevAddr::new(512), &[1; 512]).unwrap();
+        device.write_at(DevAddr::new(4096), &[2; 512]).unwrap();
+        device.fail_persist(Some(Errno::IO));
+        assert_eq!(device.flush().unwrap_err().errno, Errno::IO);
+        assert_eq!(device.durable_image(), [0; 8192]);
+        device.fail_persist(None);
+        device.flush().unwrap();
+        let durable = device.durable_image();
+        assert_eq!((durable[512], durable[4096]), (1, 2));
     }
 
     #[test]
