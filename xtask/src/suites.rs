@@ -213,7 +213,25 @@ fn smoke_run() -> Counts {
     let mut counts = testfs_step("run, new image", &["run", &path]).check();
     counts += testfs_step("run, used image", &["run", &path]).check();
     let _ = std::fs::remove_file(&image);
+    let image = dax_image(&image);
+    let path = image.display().to_string();
+    let dax = ["run", "--dax", "--size", "64M", &path];
+    counts += testfs_step("run, DAX, new image", &dax).check();
+    counts += testfs_step("run, DAX, used image", &dax).check();
+    let _ = std::fs::remove_file(&image);
     counts
+}
+
+/// Where an image for DAX goes: into memory, if there is room, for on a disk each fault of a file
+/// that grows waits for it.
+fn dax_image(otherwise: &Path) -> PathBuf {
+    let image = Path::new("/dev/shm").join(format!("iomap-smoke-{}.img", std::process::id()));
+    let room = std::fs::write(&image, vec![0_u8; 96 << 20]);
+    let _ = std::fs::remove_file(&image);
+    match room {
+        Ok(()) => image,
+        Err(_) => otherwise.to_owned(),
+    }
 }
 
 pub(crate) fn testfs_step(name: &str, args: &[&str]) -> Step {
