@@ -16,7 +16,7 @@ use std::sync::Arc;
 use crate::error::{FsError, Result, SeekError};
 use crate::fiemap::Extent;
 use crate::mmap::real::Mapping;
-use crate::mmap::{FaultHandler, Prot};
+use crate::mmap::{FaultHandler, MapOptions, Prot};
 use crate::seek::Whence;
 use crate::stats::Snapshot;
 use crate::units::{FilePos, FileRange};
@@ -474,7 +474,22 @@ pub trait OpenFile: Send + Sync {
     ///
     /// `EACCES`, `EINVAL`, `EOPNOTSUPP`.
     fn mmap(&self, range: FileRange, prot: Prot, shared: bool) -> Result<Mapping> {
-        let _ = (range, prot, shared);
+        self.mmap_as(range, prot, shared, MapOptions::empty())
+    }
+
+    /// The same with [`MapOptions`].
+    ///
+    /// # Errors
+    ///
+    /// `EACCES`, `EINVAL`, `EOPNOTSUPP`.
+    fn mmap_as(
+        &self,
+        range: FileRange,
+        prot: Prot,
+        shared: bool,
+        options: MapOptions,
+    ) -> Result<Mapping> {
+        let _ = (range, prot, shared, options);
         Err(FsError::Unsupported("memory mappings"))
     }
 

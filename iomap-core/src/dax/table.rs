@@ -13,7 +13,7 @@ use std::sync::Arc;
 use super::DaxDevice;
 use super::entries::{Entries, EntryGuard, EntrySize};
 use super::pins::Pins;
-use crate::mmap::{FrameMemory, Frames};
+use crate::mmap::{Backing, FrameMemory, Frames};
 use crate::sync::{Mutex, Rank, RwLock, RwLockWriteGuard};
 use crate::units::{DevAddr, PageIndex};
 
@@ -70,6 +70,13 @@ impl FrameMemory for DaxVolume {
 
     fn pin(&self, addr: DevAddr) -> Box<dyn Send + Sync> {
         Box::new(self.pins.pin(addr))
+    }
+
+    fn backing(&self) -> Option<Backing<'_>> {
+        Some(Backing {
+            fd: self.device.backing()?,
+            is_synchronous: self.device.memory().is_synchronous(),
+        })
     }
 }
 

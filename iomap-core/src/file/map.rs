@@ -12,7 +12,7 @@ use crate::device::DeviceBuf;
 use crate::error::{Errno, FsError, Result};
 use crate::fault::PageFaults;
 use crate::mmap::real::{Mapping, is_ours};
-use crate::mmap::{FaultHandler, Prot};
+use crate::mmap::{FaultHandler, FrameMemory, MapOptions, Prot};
 use crate::ops::DirectOps;
 use crate::units::{FilePos, FileRange, PAGE_SIZE};
 use crate::vfs::{IoFlags, OpenFlags};
@@ -29,12 +29,30 @@ impl<B: DirectOps + 'static> File<B> {
     ///
     /// Without `shared`, stores would be private to the program: such a mapping is for reading only.
     ///
+    /// The memory of a DAX file's mapping is the device's own.
+    ///
     /// # Errors
     ///
     /// `EACCES` if the file was not opened for it, `EINVAL` for a range that is empty or does not
-    /// begin at a page; `Unsupported` for a private mapping with stores, for a DAX file, and where
-    /// the process may not have its faults reported.
+    /// begin at a page; `Unsupported` for a private mapping with stores, for a synchronous one
+    /// ([`MapOptions::SYNC`]) of a file that is no DAX file, where the process may not have its
+    /// faults reported, and for a DAX device that has no file to map.
     pub fn mmap(&self, range: FileRange, prot: Prot, shared: bool) -> Result<Mapping> {
+        self.mmap_as(range, prot, shared, MapOptions::empty())
+    }
+
+    /// The same with [`MapOptions`].
+    ///
+    /// # Errors
+    ///
+    /// As [`File::mmap`].
+    pub fn mmap_as(
+        &self,
+        range: FileRange,
+        prot: Prot,
+        shared: bool,
+        options: MapOptions,
+    ) -> Result<Mapping> {
         let writes = prot.contains(Prot::WRITE);
         let allowed = self.flags().contains(OpenFlags::READ)
             && (!writes || !shared || self.flags().contains(OpenFlags::WRITE));
@@ -49,12 +67,18 @@ impl<B: DirectOps + 'static> File<B> {
         if writes && !shared {
             return Err(FsError::Unsupported("a private mapping that is stored to"));
         }
-        if self.is_dax() {
-            return Err(FsError::Unsupported("a real mapping of a DAX file"));
-        }
         let (first, end) = range.pages();
-        let memory = Arc::clone(self.inode().cache().file_memory()?);
         let handler: Arc<dyn FaultHandler> = Arc::new(PageFaults::new(Arc::clone(self.backend())));
+        if let Some(table) = self.inode().dax() {
+            let memory: Arc<dyn FrameMemory> = table.volume().clone();
+            return Mapping::of_device(handler, memory, first..end, prot, options);
+        }
+        if options.contains(MapOptions::SYNC) {
+            return Err(FsError::Unsupported(
+                "a synchronous mapping of a file that is no DAX file",
+            ));
+        }
+        let memory = Arc::clone(self.inode().cache().file_memory()?);
         Mapping::new(handler, memory, first..end, prot)
     }
 

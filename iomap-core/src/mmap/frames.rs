@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use crate::folio::{FolioPages, LockedFolio};
@@ -31,6 +32,21 @@ pub trait FrameMemory: Send + Sync + fmt::Debug {
     /// Counts a pin of the page at `addr`, until the answer is dropped. Called with the page table
     /// locked, so that whoever unmaps first and looks for pins then finds it: inner locks only.
     fn pin(&self, addr: DevAddr) -> Box<dyn Send + Sync>;
+
+    /// What real mappings of it map. `None`: only the software page table can show it.
+    fn backing(&self) -> Option<Backing<'_>> {
+        None
+    }
+}
+
+/// A file with the bytes of a [`FrameMemory`]: the one at offset *n* is the one at address *n*.
+#[derive(Clone, Copy, Debug)]
+pub struct Backing<'a> {
+    /// The file, open for what may be done with the bytes.
+    pub fd: BorrowedFd<'a>,
+    /// Flushing the lines of the processor's caches makes stores durable, where the file was mapped
+    /// with `MAP_SYNC`.
+    pub is_synchronous: bool,
 }
 
 /// The memory of some pages that lie side by side.

@@ -49,7 +49,7 @@ use crate::page_cache::PageCache;
 use crate::units::PageIndex;
 
 pub use crate::folio::FileMemory;
-pub use frames::{FrameMemory, Frames};
+pub use frames::{Backing, FrameMemory, Frames};
 pub use range::{Access, MapOptions, MappedRange, MappingId, Prot};
 pub use reverse::{Gone, ReverseMap};
 
@@ -82,6 +82,11 @@ pub trait Mmu: Send + Sync + fmt::Debug {
     /// map locked exclusively: nobody shows the page meanwhile.
     fn refuse(&self, page: PageIndex) {
         let _ = page;
+    }
+
+    /// Lets pages that were refused fault again. Others may have to fault again as well.
+    fn forgive(&self, pages: Range<PageIndex>) {
+        self.unmap(pages);
     }
 }
 

@@ -10,7 +10,7 @@ use iomap_core::fault::fault;
 use iomap_core::fiemap::Extent;
 use iomap_core::file::File;
 use iomap_core::mmap::real::Mapping;
-use iomap_core::mmap::{Access, FaultHandler, MappedRange, Prot};
+use iomap_core::mmap::{Access, FaultHandler, MapOptions, MappedRange, Prot};
 use iomap_core::page_cache::PageCache;
 use iomap_core::seek::Whence;
 use iomap_core::units::{FilePos, FileRange, PageIndex};
@@ -91,22 +91,37 @@ impl OpenFile for OpenHandle {
     }
 
     fn fault_handler(self: Arc<Self>) -> Result<Arc<dyn FaultHandler>> {
-        if self.file.is_dax() {
-            let _lock = self.used.core.lock_exclusive();
-            // Inline bytes are no page of the device.
-            self.used.leave_inline()?;
-        }
+        self.get_ready()?;
         Ok(self)
     }
 
-    fn mmap(&self, range: FileRange, prot: Prot, shared: bool) -> Result<Mapping> {
-        let mapping = self.file.mmap(range, prot, shared)?;
+    fn mmap_as(
+        &self,
+        range: FileRange,
+        prot: Prot,
+        shared: bool,
+        options: MapOptions,
+    ) -> Result<Mapping> {
+        self.get_ready()?;
+        let mapping = self.file.mmap_as(range, prot, shared, options)?;
         // As an open file: an inode without a name stays until the mapping has gone.
         Ok(mapping.keeping(self.used.clone()))
     }
 
     fn as_any(&self) -> &dyn Any {
         self
+    }
+}
+
+impl OpenHandle {
+    /// Before a memory mapping.
+    fn get_ready(&self) -> Result<()> {
+        if self.file.is_dax() {
+            let _lock = self.used.core.lock_exclusive();
+            // Inline bytes are no page of the device.
+            self.used.leave_inline()?;
+        }
+        Ok(())
     }
 }
 

@@ -6,10 +6,11 @@ use fastrand::Rng;
 use iomap_core::dax::DaxDevice;
 use iomap_core::error::Errno;
 use iomap_core::fiemap::Extent;
+use iomap_core::mmap::real::Mapping;
 use iomap_core::mmap::soft::SoftMapping;
-use iomap_core::mmap::{Access, MapOptions};
+use iomap_core::mmap::{Access, MapOptions, Prot};
 use iomap_core::units::{DevAddr, FilePos, FileRange, PageIndex};
-use iomap_core::vfs::{Fallocate, OpenFile, SetAttr, Vfs};
+use iomap_core::vfs::{Fallocate, IoFlags, OpenFile, SetAttr, Vfs};
 use testfs::device::PmemDevice;
 use testfs::fs::MountOptions;
 
@@ -325,4 +326,119 @@ fn a_lost_page_of_the_medium_is_an_error_of_its_file_alone() {
     assert_eq!(errno(error), Errno::IO);
     write(&*good, 0, &[3; 100]);
     good.fsync(false).unwrap();
+}
+
+// ---- a program's own loads and stores
+
+fn real(file: &Arc<dyn OpenFile>, len: u64, options: MapOptions) -> Mapping {
+    let both = Prot::READ | Prot::WRITE;
+    file.mmap_as(range(0, len), both, true, options).unwrap()
+}
+
+fn loaded(mapping: &Mapping, pos: u64, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0xCC; len];
+    mapping.load(at(pos), &mut bytes).unwrap();
+    bytes
+}
+
+/// Every operation that moves, frees or copies blocks, with all of them mapped writable before.
+#[test]
+fn a_real_mapping_shows_the_file_whatever_becomes_of_its_blocks() {
+    let mut bed = new_bed();
+    let mut model = pattern(1, 24 * PAGE as usize);
+    let (file, clone, small) = (bed.create("a"), bed.create("b"), bed.create("small"));
+    write(&*file, 0, &model);
+    write(&*small, 0, b"inline");
+    {
+        let mapping = real(&file, 24 * PAGE, MapOptions::empty());
+        let theirs = real(&clone, 24 * PAGE, MapOptions::empty());
+        let few = real(&small, PAGE, MapOptions::empty());
+        let store = |seed: u64, model: &mut [u8]| {
+            for n in 0..model.len() as u64 / PAGE {
+                let pos = n * PAGE + seed;
+                mapping.store(at(pos), &[seed as u8]).unwrap();
+                model[pos as usize] = seed as u8;
+            }
+            assert!(
+                loaded(&mapping, 0, model.len()) == model,
+                "after step {seed}"
+            );
+        };
+        store(1, &mut model);
+        file.fallocate(Fallocate::PunchHole, range(3 * PAGE, 2 * PAGE))
+            .unwrap();
+        model[3 * PAGE as usize..5 * PAGE as usize].fill(0);
+        store(2, &mut model);
+        file.fallocate(Fallocate::CollapseRange, range(6 * PAGE, PAGE))
+            .unwrap();
+        model.drain(6 * PAGE as usize..7 * PAGE as usize);
+        store(3, &mut model);
+        file.fallocate(Fallocate::InsertRange, range(8 * PAGE, PAGE))
+            .unwrap();
+        let new = vec![0; PAGE as usize];
+        model.splice(8 * PAGE as usize..8 * PAGE as usize, new);
+        store(4, &mut model);
+        file.clone_range(range(0, 24 * PAGE), &*clone, at(0))
+            .unwrap();
+        let cloned = model.clone();
+        store(5, &mut model);
+        assert!(loaded(&theirs, 0, cloned.len()) == cloned);
+        truncate(&bed, &*file, 10 * PAGE + 100).unwrap();
+        truncate(&bed, &*file, 24 * PAGE).unwrap();
+        model[10 * PAGE as usize + 100..].fill(0);
+        store(6, &mut model);
+        few.store(at(2), b"more").unwrap();
+        assert_eq!(bed.content("small"), b"inmore");
+    }
+    drop((file, clone, small));
+    bed.remount();
+    assert!(bed.content("a") == model);
+    assert_eq!(bed.content("small"), b"inmore");
+}
+
+/// The buffer of a call may lie in a mapping of the same file, of which no page is there.
+#[test]
+fn a_buffer_in_a_real_mapping_of_the_same_file_is_read_and_written() {
+    let bed = new_bed();
+    let file = bed.create("a");
+    let mut model = pattern(1, 8 * PAGE as usize);
+    write(&*file, 0, &model);
+    let mapping = real(&file, 8 * PAGE, MapOptions::empty());
+    // SAFETY: inside the mapping, used by one thread; the test itself looks at copies only.
+    let page = |n: usize| unsafe {
+        std::slice::from_raw_parts_mut(mapping.as_ptr().add(n * PAGE as usize), PAGE as usize)
+    };
+    for direct in [IoFlags::empty(), IoFlags::DIRECT] {
+        assert_eq!(
+            file.write_at(at(2 * PAGE), page(5), direct).unwrap(),
+            PAGE as usize
+        );
+        model.copy_within(5 * PAGE as usize..6 * PAGE as usize, 2 * PAGE as usize);
+        assert_eq!(file.read_at(at(0), page(7), direct).unwrap(), PAGE as usize);
+        model.copy_within(0..PAGE as usize, 7 * PAGE as usize);
+        assert!(bed.content("a") == model);
+    }
+}
+
+#[test]
+fn what_a_real_synchronous_mapping_stored_and_flushed_is_in_every_crash_image() {
+    let bed = Bed::dax(4 * MIB, 4096);
+    let file = bed.create("a");
+    truncate(&bed, &*file, 16 * PAGE).unwrap();
+    file.fsync(false).unwrap();
+    let mapping = real(&file, 16 * PAGE, MapOptions::SYNC);
+    let pmem = bed.pmem.as_ref().unwrap();
+    let mut model = vec![0; 16 * PAGE as usize];
+    for (round, pos) in [(1, 5 * PAGE + 7), (2, 0), (3, 15 * PAGE + 4000)] {
+        let bytes = pattern(round, 90);
+        mapping.store(at(pos), &bytes).unwrap();
+        pmem.persist(addr_of(&*file, pos), 90).unwrap();
+        model[pos as usize..][..90].copy_from_slice(&bytes);
+        for left in after_crashes(pmem, "a", model.len()) {
+            assert!(
+                left == model,
+                "round {round}: the stores are not all there (rule S1)"
+            );
+        }
+    }
 }

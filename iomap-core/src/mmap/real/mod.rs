@@ -1,31 +1,49 @@
 //! Real memory mappings: a program's own loads and stores, and its faults.
 //!
-//! Owns [`Mapping`], what [`File::mmap`](crate::file::File::mmap) gives, and its page table
-//! [`UffdMmu`]. The memory is [`FileMemory`]: the mapping shows the folios of the cache themselves.
-//! Every page is registered with `userfaultfd` for all three kinds of fault, so none appears, and
-//! none becomes writable, before the fault code has run.
+//! Owns [`Mapping`], what [`File::mmap`](crate::file::File::mmap) gives, and its two page tables. No
+//! page appears in a mapping, and none becomes writable, before the fault code has run.
+//!
+//! - [`UffdMmu`], for a file with a page cache: the memory is [`FileMemory`], and the mapping shows
+//!   the folios of the cache themselves. Every page is registered with `userfaultfd` for all three
+//!   kinds of fault.
+//! - [`DeviceMmu`], for a DAX file: the memory is the device's, mapped over a reservation page by
+//!   page. A fault is a `SIGSEGV`, which a handler of the library takes. It needs no right that a
+//!   process may lack; what a program has to leave alone for it is told in `segv`.
 //!
 //! | Module | Owns |
 //! |---|---|
-//! | `uffd` | the system calls |
-//! | `engine` | the threads that answer, and what is mapped where |
+//! | `live` | what is mapped where, and the end of a fault |
+//! | `uffd`, `engine` | the system calls of `userfaultfd`, and the threads that answer |
 //! | `relay` | which of them reads the next fault |
+//! | `device`, `runs` | what a mapping of a DAX file shows |
+//! | `segv` | the signal, and the threads that answer |
 //!
 //! # What a program sees
 //!
 //! - An access past the page with the last byte of the file, one that finds no space, and one whose
 //!   page cannot be read, raise `SIGBUS`. The page goes on doing so until it is synced
 //!   ([`Mapping::forgive`]) or the file grows over it.
+//! - An access that the mapping does not permit, and one to a part that was unmapped, raise
+//!   `SIGSEGV`.
 //! - A child after `fork` does not have the mapping.
-//! - Where the process may only have faults of its own code reported, system calls that are given
-//!   memory of the mapping which is not there get `EFAULT`: [`Mapping::prefault`]. Calls of this
-//!   library copy such memory before they take a lock.
+//! - Where the process may only have faults of its own code reported, and in every mapping of a DAX
+//!   file, system calls that are given memory of the mapping which is not there get `EFAULT`:
+//!   [`Mapping::prefault`]. Calls of this library copy such memory before they take a lock.
 //! - A page that a device was told of by address (`O_DIRECT`, registered buffers) is written past
 //!   every protection, as with a mapping of the kernel's. Journalled data has to be copied before it
-//!   is logged.
+//!   is logged. The page of a DAX file is not even the file's any more once it was truncated, unless
+//!   it is pinned first: [`Mapping::pin`].
 
+mod device;
 mod engine;
+mod live;
 mod relay;
+mod runs;
+#[cfg(all(target_arch = "x86_64", not(any(iomap_shuttle, iomap_loom))))]
+mod segv;
+#[cfg(not(all(target_arch = "x86_64", not(any(iomap_shuttle, iomap_loom)))))]
+#[path = "segv_none.rs"]
+mod segv;
 mod uffd;
 
 use std::fmt;
@@ -36,18 +54,22 @@ use std::sync::Arc;
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags, madvise, mmap, mprotect, munmap};
 
 use super::{
-    Access, FaultHandler, FileMemory, Frames, MapOptions, MappedRange, MappingId, Mmu, Prot,
+    Access, FaultHandler, FileMemory, FrameMemory, Frames, MapOptions, MappedRange, MappingId, Mmu,
+    Prot,
 };
 use crate::error::{Errno, FaultError, FsError, Result};
 use crate::folio::bytes::{copy_from_shared, copy_to_shared};
 use crate::units::{FilePos, FileRange, PAGE_SIZE, PageIndex};
 use engine::{Answering, Engine, engine};
-use uffd::Span;
 
-pub use engine::is_ours;
+pub use device::DeviceMmu;
+pub use live::is_ours;
 pub(crate) use relay::about_to_wait;
 
-/// The page table of a real mapping: the kernel's, asked through `userfaultfd`.
+/// Addresses, page aligned.
+type Span = Range<usize>;
+
+/// The page table of a real mapping of folios: the kernel's, asked through `userfaultfd`.
 #[derive(Debug)]
 pub struct UffdMmu {
     engine: &'static Engine,
@@ -57,6 +79,54 @@ pub struct UffdMmu {
 }
 
 impl UffdMmu {
+    /// Maps the memory of folios, and has its faults reported.
+    fn map_file(memory: Arc<FileMemory>, pages: &Range<PageIndex>, prot: Prot) -> Result<Self> {
+        let engine = engine()?;
+        memory.cover(pages.end.get())?;
+        let len = len_of(pages)?;
+        // SAFETY: a new mapping at an address of the kernel's choice.
+        let base = unsafe {
+            mmap(
+                std::ptr::null_mut(),
+                len,
+                ProtFlags::from_bits_retain(kernel_prot(prot)),
+                MapFlags::SHARED | MapFlags::NORESERVE,
+                memory.fd(),
+                pages.start.pos().bytes(),
+            )
+        }?;
+        let start = base.expose_provenance();
+        // SAFETY: the mapping just made. Advice: a child does not get it.
+        let prepared = unsafe { madvise(base, len, Advice::LinuxDontFork) }
+            .and_then(|()| engine.uffd.register(&(start..start + len)));
+        if let Err(errno) = prepared {
+            // SAFETY: the mapping just made; nobody has its address.
+            let _gone = unsafe { munmap(base, len) };
+            return Err(errno.into());
+        }
+        Ok(Self {
+            engine,
+            memory,
+            base: start,
+            first: pages.start,
+        })
+    }
+
+    /// Gives addresses back.
+    fn release(span: &Span) {
+        let start = std::ptr::with_exposed_provenance_mut(span.start);
+        // SAFETY: addresses of a mapping that were not unmapped before; no page table operation
+        // reaches them any more, for they are out of the reverse map.
+        let _gone = unsafe { munmap(start, span.len()) };
+    }
+
+    fn permit(span: &Span, prot: Prot) -> Result<()> {
+        let start = std::ptr::with_exposed_provenance_mut(span.start);
+        let flags = MprotectFlags::from_bits_retain(kernel_prot(prot));
+        // SAFETY: addresses of a mapping; no reference to them is ever made.
+        Ok(unsafe { mprotect(start, span.len(), flags) }?)
+    }
+
     /// The addresses of pages of the mapping.
     fn span(&self, pages: &Range<PageIndex>) -> Span {
         // Pages of the mapping: they fit the address space.
@@ -118,12 +188,19 @@ impl Mmu for UffdMmu {
 /// Memory that shows a file. Dropping it unmaps what is left.
 pub struct Mapping {
     handler: Arc<dyn FaultHandler>,
-    mmu: Arc<UffdMmu>,
+    table: Table,
     mapping: MappingId,
     base: NonNull<u8>,
+    first: PageIndex,
     len: usize,
     /// Last: goes when everything is unmapped.
     kept: Option<Arc<dyn Send + Sync>>,
+}
+
+/// Whose pages it shows.
+enum Table {
+    Folios(Arc<UffdMmu>),
+    Device(Arc<DeviceMmu>, Option<segv::Watch>),
 }
 
 // SAFETY: an address range that belongs to the mapping; its bytes are shared memory, which this type
@@ -145,57 +222,65 @@ impl Mapping {
         pages: Range<PageIndex>,
         prot: Prot,
     ) -> Result<Self> {
-        let engine = engine()?;
-        memory.cover(pages.end.get())?;
-        let bytes = pages.end.pos().since(pages.start.pos());
-        let len = usize::try_from(bytes).map_err(|_| FsError::TooBig)?;
-        // SAFETY: a new mapping at an address of the kernel's choice.
-        let base = unsafe {
-            mmap(
-                std::ptr::null_mut(),
-                len,
-                ProtFlags::from_bits_retain(kernel_prot(prot)),
-                MapFlags::SHARED | MapFlags::NORESERVE,
-                memory.fd(),
-                pages.start.pos().bytes(),
-            )
-        }?;
-        let start = base.expose_provenance();
-        let span = start..start + len;
-        let prepared =
-            NonNull::new(base.cast())
-                .ok_or(Errno::NOMEM)
-                .and_then(|base: NonNull<u8>| {
-                    // SAFETY: the mapping just made. Advice: a child does not get it.
-                    unsafe { madvise(base.as_ptr().cast(), len, Advice::LinuxDontFork) }?;
-                    engine.uffd.register(&span)?;
-                    Ok(base)
-                });
-        let base = match prepared {
-            Ok(base) => base,
-            Err(errno) => {
-                // SAFETY: the mapping just made; nobody has its address.
-                let _gone = unsafe { munmap(base, len) };
-                return Err(errno.into());
-            }
+        let mmu = Arc::new(UffdMmu::map_file(memory, &pages, prot)?);
+        let base = mmu.base;
+        let table = Table::Folios(mmu);
+        Self::show(handler, table, base, (pages, prot, MapOptions::empty()))
+    }
+
+    /// Maps `pages` of the DAX file behind `handler`, whose blocks lie in `memory`.
+    ///
+    /// # Errors
+    ///
+    /// [`FsError::Unsupported`] for a device, or a processor, that this cannot be done with; no
+    /// address space or descriptors left.
+    pub fn of_device(
+        handler: Arc<dyn FaultHandler>,
+        memory: Arc<dyn FrameMemory>,
+        pages: Range<PageIndex>,
+        prot: Prot,
+        options: MapOptions,
+    ) -> Result<Self> {
+        let len = len_of(&pages)?;
+        let mmu = Arc::new(DeviceMmu::reserve(memory, pages.start, len)?);
+        let base = mmu.base();
+        let mut made = Self::show(
+            handler,
+            Table::Device(mmu, None),
+            base,
+            (pages, prot, options),
+        )?;
+        let watch = segv::watch(&(base..base + len))?;
+        if let Table::Device(_, watched) = &mut made.table {
+            *watched = Some(watch);
+        }
+        Ok(made)
+    }
+
+    /// Lets the page table show the file.
+    fn show(
+        handler: Arc<dyn FaultHandler>,
+        table: Table,
+        base: usize,
+        (pages, prot, options): (Range<PageIndex>, Prot, MapOptions),
+    ) -> Result<Self> {
+        let mmu: Arc<dyn Mmu> = match &table {
+            Table::Folios(mmu) => mmu.clone(),
+            Table::Device(mmu, _) => mmu.clone(),
         };
-        let first = pages.start;
-        let mmu = Arc::new(UffdMmu {
-            engine,
-            memory,
-            base: start,
-            first,
-        });
-        let as_mmu: Arc<dyn Mmu> = mmu.clone();
-        let mapping = MappingId::of(&as_mmu);
-        let range = MappedRange::new(pages, prot, MapOptions::empty(), as_mmu);
+        let (first, len) = (pages.start, len_of(&pages)?);
+        let mapping = MappingId::of(&mmu);
+        let start = std::ptr::with_exposed_provenance_mut(base);
+        let range = MappedRange::new(pages, prot, options, mmu);
         handler.cache().mappings().insert(Arc::new(range));
-        engine.add(&span, first, mapping, Arc::clone(&handler));
+        live::add(&(base..base + len), first, mapping, Arc::clone(&handler));
         Ok(Self {
             handler,
-            mmu,
+            table,
             mapping,
-            base,
+            // The kernel maps nothing at address zero.
+            base: NonNull::new(start).ok_or(Errno::NOMEM)?,
+            first,
             len,
             kept: None,
         })
@@ -225,14 +310,17 @@ impl Mapping {
     /// The position in the file of its first byte.
     #[must_use]
     pub fn start(&self) -> FilePos {
-        self.mmu.first.pos()
+        self.first.pos()
     }
 
     /// Whether system calls that are given memory of the mapping fail with `EFAULT` where it is not
     /// there.
     #[must_use]
     pub fn needs_prefault(&self) -> bool {
-        self.mmu.engine.uffd.is_user_only()
+        match &self.table {
+            Table::Folios(mmu) => mmu.engine.uffd.is_user_only(),
+            Table::Device(..) => true,
+        }
     }
 
     /// Copies bytes of the file out by loads from the mapping.
@@ -268,7 +356,7 @@ impl Mapping {
             && offset
                 .checked_add(len as u64)
                 .is_some_and(|end| end <= self.len as u64);
-        let spans = self.mmu.engine.spans(self.mapping);
+        let spans = live::spans(self.mapping);
         let start = self.base.addr().get().wrapping_add(offset as usize);
         let left = spans
             .iter()
@@ -280,10 +368,18 @@ impl Mapping {
         Ok(unsafe { self.base.as_ptr().add(offset as usize) })
     }
 
+    /// The addresses of pages of the mapping, whatever was unmapped since.
+    fn span(&self, pages: &Range<PageIndex>) -> Span {
+        // Pages of the mapping: they fit the address space.
+        let base = self.base.addr().get();
+        let at = |page: PageIndex| base + page.since(self.first) as usize * PAGE_SIZE;
+        at(pages.start)..at(pages.end)
+    }
+
     /// The pages of a part of the mapping.
     fn pages(&self, range: FileRange) -> Range<PageIndex> {
         let (start, end) = range.pages();
-        let first = self.mmu.first;
+        let first = self.first;
         let last = first.plus((self.len / PAGE_SIZE) as u64);
         let start = start.max(first).min(last);
         start..end.min(last).max(start)
@@ -312,12 +408,38 @@ impl Mapping {
         Ok(())
     }
 
+    /// Pins the page with the byte at `pos`, for a device that is told of it by address: until the
+    /// pin is dropped its block is neither freed nor moved, and it counts as stored to. Faults it
+    /// in for the access.
+    ///
+    /// # Errors
+    ///
+    /// As the access; no signal is raised. `Unsupported` for a file with a page cache, whose pages
+    /// need no pin.
+    pub fn pin(&self, pos: FilePos, access: Access) -> Result<MappedPin, FaultError> {
+        let Table::Device(mmu, _) = &self.table else {
+            return Err(FsError::Unsupported("pins of pages that are not a device's").into());
+        };
+        let page = pos.page();
+        loop {
+            self.prefault(FileRange::at_most(page.pos(), 1), access)?;
+            let inside =
+                page >= self.first && page.since(self.first) < (self.len / PAGE_SIZE) as u64;
+            if !inside {
+                return Err(FaultError::NotMapped { page });
+            }
+            if let Some(kept) = mmu.pin(page, access) {
+                return Ok(MappedPin { _kept: kept });
+            }
+        }
+    }
+
     /// Lets pages that raised the signal try again.
     pub fn forgive(&self, range: FileRange) {
         let mappings = self.handler.cache().mappings();
         mappings.for_each(&self.pages(range), |range, pages| {
             if range.mapping() == self.mapping {
-                range.mmu().unmap(pages);
+                range.mmu().forgive(pages);
             }
         });
     }
@@ -327,12 +449,9 @@ impl Mapping {
     pub fn unmap(&self, range: FileRange) {
         let pages = self.pages(range);
         self.handler.cache().mappings().remove(self.mapping, &pages);
-        let engine = self.mmu.engine;
-        engine.remove(self.mapping, &self.mmu.span(&pages), |span| {
-            let start = std::ptr::with_exposed_provenance_mut(span.start);
-            // SAFETY: addresses of this mapping that were not unmapped before; no page table
-            // operation reaches them any more, for they are out of the reverse map.
-            let _gone = unsafe { munmap(start, span.len()) };
+        live::remove(self.mapping, &self.span(&pages), |span| match &self.table {
+            Table::Folios(_) => UffdMmu::release(span),
+            Table::Device(..) => DeviceMmu::release(span),
         });
     }
 
@@ -343,21 +462,37 @@ impl Mapping {
     /// What the kernel answers: the permission is then what it was.
     pub fn protect(&self, range: FileRange, prot: Prot) -> Result<()> {
         let pages = self.pages(range);
-        let wanted = self.mmu.span(&pages);
-        for span in self.mmu.engine.spans(self.mapping) {
+        let wanted = self.span(&pages);
+        for span in live::spans(self.mapping) {
             let cut = span.start.max(wanted.start)..span.end.min(wanted.end);
-            if cut.start >= cut.end {
-                continue;
+            if let Table::Folios(_) = &self.table
+                && !cut.is_empty()
+            {
+                UffdMmu::permit(&cut, prot)?;
             }
-            let start = std::ptr::with_exposed_provenance_mut(cut.start);
-            let flags = MprotectFlags::from_bits_retain(kernel_prot(prot));
-            // SAFETY: addresses of this mapping; no reference to them is ever made.
-            unsafe { mprotect(start, cut.len(), flags) }?;
         }
         let mappings = self.handler.cache().mappings();
         mappings.protect(self.mapping, &pages, prot);
         Ok(())
     }
+}
+
+/// Keeps the block of a page of a DAX file what it is. See [`Mapping::pin`].
+#[must_use = "the page is released when the pin is dropped"]
+pub struct MappedPin {
+    _kept: Box<dyn Send + Sync>,
+}
+
+impl fmt::Debug for MappedPin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MappedPin").finish_non_exhaustive()
+    }
+}
+
+/// The bytes of `pages`, as addresses count.
+fn len_of(pages: &Range<PageIndex>) -> Result<usize> {
+    let bytes = pages.end.pos().since(pages.start.pos());
+    usize::try_from(bytes).map_err(|_| FsError::TooBig)
 }
 
 /// `PROT_READ` and `PROT_WRITE`.
@@ -367,6 +502,10 @@ const fn kernel_prot(prot: Prot) -> u32 {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
+        // Not watched any more before somebody else can have the addresses.
+        if let Table::Device(_, watch) = &mut self.table {
+            drop(watch.take());
+        }
         self.unmap(FileRange::ALL);
     }
 }

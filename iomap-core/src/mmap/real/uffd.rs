@@ -3,14 +3,12 @@
 //! Owns the descriptor, the layout of its messages and requests, and the retries the kernel asks
 //! for. Who resolves which fault is [`engine`](mod@super::engine).
 
-use std::ops::Range;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::io::Errno;
 use rustix::mm::{UserfaultfdFlags, userfaultfd};
 
-/// Addresses, page aligned.
-pub(super) type Span = Range<usize>;
+use super::Span;
 
 const API: u64 = 0xaa;
 const PAGEFAULT: u8 = 0x12;
