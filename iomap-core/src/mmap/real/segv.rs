@@ -87,7 +87,7 @@ struct Watched {
     /// end of other addresses than the start asks, and is told that nothing is there.
     end: AtomicUsize,
     start: AtomicUsize,
-    next: AtomicPtr<Watched>,
+    next: AtomicPtr<Self>,
 }
 
 /// The first of the list. Stored `Release` by [`watch`], loaded `Acquire` by the handler.
