@@ -2,7 +2,7 @@
 //!
 //! Owns the one descriptor of the process, made when the first file is mapped, and its threads. They
 //! belong to no runtime and are pinned nowhere: a program that waits for a fault needs nothing else
-//! of its own to run. They end with the process. What is mapped where is [`live`](super::live)'s.
+//! of its own to run. They end with the process. What is mapped where is [`live`]'s.
 //!
 //! A fault wakes one of them (`relay`).
 //!

@@ -1,7 +1,7 @@
 //! What is mapped where: the addresses of the process that show files.
 //!
 //! Owns the list of them, from an address to the page of the file and to who resolves its faults,
-//! and [`is_ours`]. Who reports a fault is [`engine`](super::engine) or [`segv`](super::segv).
+//! and [`is_ours`]. Who reports a fault is [`engine`](mod@super::engine) or [`segv`](super::segv).
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
