@@ -21,6 +21,7 @@
 //! | How does a mount begin and end? | `mount.rs` |
 //! | Who calls mount(2), and with what? | `mountpoint.rs` |
 //! | What can be chosen? | `options.rs` |
+//! | How far does the kernel read ahead? | `pages.rs` |
 //! | Which request goes where? | `server.rs` |
 //! | What does the kernel know, and for how long? | `nodes.rs` |
 //! | Who reads and writes, and how? | `handles.rs`, `server/data.rs` |
@@ -45,6 +46,7 @@ mod mount;
 mod mountpoint;
 mod nodes;
 mod options;
+mod pages;
 mod server;
 
 pub use mount::{Mount, MountError, mount};

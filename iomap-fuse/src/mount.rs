@@ -20,7 +20,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::mountpoint::{Connection, Keeper, attach, detach, remove_dead};
 use crate::nodes::node_of;
-use crate::options::MountOptions;
+use crate::options::{CachePolicy, MountOptions};
 use crate::server::{Server, Shared};
 
 /// Why a file system could not be mounted, served or unmounted.
@@ -115,6 +115,9 @@ pub fn mount(fs: Arc<dyn Vfs>, dir: &Path, options: &MountOptions) -> Result<Mou
         clean_up(&dir);
         MountError::Session(error)
     })?;
+    if options.cache == CachePolicy::Kernel {
+        crate::pages::widen(&dir, options.max_request);
+    }
     Ok(Mount {
         dir,
         notifier,

@@ -34,7 +34,9 @@ impl CachePolicy {
     /// What is asked of the kernel, beside what every mount asks.
     fn capabilities(self) -> InitFlags {
         match self {
-            Self::User => InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
+            Self::User => InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP | InitFlags::FUSE_ASYNC_DIO,
+            // Without `FUSE_ASYNC_DIO`: a direct write that its caller does not wait for ends
+            // without dropping the pages that somebody read while it was under way.
             Self::Kernel => {
                 InitFlags::FUSE_WRITEBACK_CACHE
                     | InitFlags::FUSE_EXPLICIT_INVAL_DATA
@@ -131,7 +133,6 @@ impl MountOptions {
             | InitFlags::FUSE_HAS_IOCTL_DIR
             | InitFlags::FUSE_DO_READDIRPLUS
             | InitFlags::FUSE_READDIRPLUS_AUTO
-            | InitFlags::FUSE_ASYNC_DIO
             | InitFlags::FUSE_PARALLEL_DIROPS
             | InitFlags::FUSE_CACHE_SYMLINKS
             // An abort can be told from an unmount.

@@ -292,8 +292,9 @@ impl Filesystem for Server {
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        // A close promises nothing; errors of writeback are kept for fsync.
-        reply.ok();
+        // A close promises nothing; errors of writeback are kept for fsync. Told so once, the kernel
+        // does not ask again.
+        reply.error(fuser::Errno::ENOSYS);
     }
 
     fn release(

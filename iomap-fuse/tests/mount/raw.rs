@@ -110,3 +110,62 @@ pub(crate) fn read_by_handle(mount: &Path, path: &Path, between: impl FnOnce()) 
     file.read_to_end(&mut bytes).unwrap();
     Some(bytes)
 }
+
+/// `struct iocb` of `linux/aio_abi.h`, little endian.
+#[repr(C)]
+#[derive(Default)]
+struct Iocb {
+    data: u64,
+    key: u32,
+    rw_flags: u32,
+    opcode: u16,
+    priority: i16,
+    fd: u32,
+    buf: u64,
+    nbytes: u64,
+    offset: i64,
+    reserved: u64,
+    flags: u32,
+    resfd: u32,
+}
+
+/// Submits a write with `io_submit` and waits for its end with `io_getevents`. Returns what it
+/// answered.
+pub(crate) fn write_queued(file: &File, bytes: &[u8], at: u64) -> i64 {
+    const PWRITE: u16 = 1;
+    let mut request = Iocb {
+        opcode: PWRITE,
+        fd: file.as_raw_fd() as u32,
+        buf: bytes.as_ptr() as u64,
+        nbytes: bytes.len() as u64,
+        offset: at as i64,
+        ..Iocb::default()
+    };
+    let mut list = [&raw mut request];
+    let (mut context, mut event) = (0_u64, [0_i64; 4]);
+    // SAFETY: each call gets pointers to values of this frame of the layout it wants, which stay
+    // until the request has ended; the bytes are borrowed as long.
+    unsafe {
+        let made = libc::syscall(libc::SYS_io_setup, 1, &raw mut context);
+        assert_eq!(made, 0, "{}", std::io::Error::last_os_error());
+        let sent = libc::syscall(libc::SYS_io_submit, context, 1_i64, list.as_mut_ptr());
+        assert_eq!(sent, 1, "{}", std::io::Error::last_os_error());
+        let null = std::ptr::null::<libc::timespec>();
+        let args = (event.as_mut_ptr(), null);
+        while libc::syscall(
+            libc::SYS_io_getevents,
+            context,
+            1_i64,
+            1_i64,
+            args.0,
+            args.1,
+        ) != 1
+        {
+            let error = std::io::Error::last_os_error();
+            assert_eq!(error.raw_os_error(), Some(libc::EINTR), "{error}");
+        }
+        libc::syscall(libc::SYS_io_destroy, context);
+    }
+    // data, obj, res, res2
+    event[2]
+}

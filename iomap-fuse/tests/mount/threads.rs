@@ -9,13 +9,17 @@ use rustix::fs::{FlockOperation, fcntl_lock, flock};
 
 use crate::Scenario;
 use crate::bed::Bed;
-use crate::raw::Map;
+use crate::raw::{Aligned, Map, write_queued};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     ("many_threads_make_and_remove_files", many_threads),
     (
         "parallel_writers_of_one_file_keep_their_ranges",
         parallel_writers,
+    ),
+    (
+        "a_queued_direct_write_leaves_no_old_pages_behind",
+        queued_direct_write,
     ),
     ("flock_excludes_other_programs", flock_excludes),
     ("posix_locks_exclude_other_programs", posix_excludes),
@@ -40,6 +44,40 @@ fn rw(bed: &Bed, name: &str) -> File {
         .truncate(false)
         .open(bed.path(name))
         .unwrap()
+}
+
+fn queued_direct_write(bed: &Bed) {
+    use std::os::unix::fs::OpenOptionsExt;
+    const LEN: usize = 64 << 10;
+    let file = rw(bed, "f");
+    file.write_all_at(&[0; LEN], 0).unwrap();
+    file.sync_all().unwrap();
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).custom_flags(libc::O_DIRECT);
+    let direct = options.open(bed.path("f")).unwrap();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            // They bring the pages back while the write is under way.
+            scope.spawn(|| {
+                let mut seen = vec![0; LEN];
+                while !done.load(Ordering::Relaxed) {
+                    file.read_exact_at(&mut seen, 0).unwrap();
+                }
+            });
+        }
+        let mut seen = vec![0; LEN];
+        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            for round in 0..60 {
+                let bytes = Aligned::new(LEN, round as u8);
+                assert_eq!(write_queued(&direct, bytes.bytes(), 0), LEN as i64);
+                file.read_exact_at(&mut seen, 0).unwrap();
+                assert!(seen == bytes.bytes(), "round {round}: old bytes");
+            }
+        }));
+        done.store(true, Ordering::Relaxed);
+        ended.unwrap();
+    });
 }
 
 fn many_threads(bed: &Bed) {
