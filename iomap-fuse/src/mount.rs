@@ -266,7 +266,7 @@ impl Mount {
     }
 
     /// Tells the kernel that bytes of a file, and its attributes, were changed not through the
-    /// mount. With [`CachePolicy::Kernel`](crate::CachePolicy::Kernel) it writes its own changes of
+    /// mount. With [`CachePolicy::Kernel`] it writes its own changes of
     /// the range first.
     ///
     /// # Errors

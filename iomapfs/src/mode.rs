@@ -45,7 +45,8 @@ impl Change {
     /// The bits that `old` becomes.
     pub(crate) fn apply(&self, old: u16, directory: bool, umask: u16) -> u16 {
         match self {
-            // As chmod(1): fewer than five digits leave the set-id bits of a directory alone.
+            // As chmod(1) with up to four digits: the set-id bits of a directory stay. More digits,
+            // as in 00755, are the same number here; `u-s,g-s` takes the bits away.
             Self::To(bits) if directory => bits | (old & 0o6000),
             Self::To(bits) => *bits,
             Self::Clauses(clauses) => clauses

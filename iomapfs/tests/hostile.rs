@@ -15,11 +15,19 @@ const BLOCK: usize = 4096;
 
 /// An image in which `/outer/inner-loop` is `/outer` again.
 fn with_loop() -> Bench {
+    redirected(&["/outer"], "/outer")
+}
+
+/// An image with the directories `dirs` in which `/outer/inner-loop` is `to`.
+fn redirected(dirs: &[&str], to: &str) -> Bench {
     let bench = Bench::empty();
     bench.ok(["mkfs", "-t", "testfs", "t.img", "--size", "16M", "-b", "4K"]);
+    for dir in dirs {
+        bench.ok(["mkdir", "-p", &format!("t.img:{dir}")]);
+    }
     bench.ok(["mkdir", "-p", "t.img:/outer/inner-loop"]);
     let ino = |path: &str| bench.json(["stat", "--json", path])["paths"][0]["ino"].as_u64();
-    let outer = ino("t.img:/outer").unwrap();
+    let outer = ino(&format!("t.img:{to}")).unwrap();
     let inner = ino("t.img:/outer/inner-loop").unwrap();
     let mut image = fs::read(bench.path("t.img")).unwrap();
     let mut roots = Vec::new();
@@ -70,6 +78,16 @@ fn a_directory_below_itself_is_gone_into_once() {
         let told = said.contains("second name of a directory") || said.contains("a loop");
         assert!(told, "{walk:?}: {said}");
     }
+}
+
+#[test]
+fn a_directory_with_two_names_is_copied_once() {
+    let bench = redirected(&["/outer/one/below"], "/outer/one");
+    let said = bench.fails(1, ["cp", "-r", "t.img:/outer", "out"]);
+    assert!(said.contains("a second name of a directory"), "{said}");
+    let copied = ["one", "inner-loop"].map(|name| bench.path("out").join(name).join("below"));
+    let there = copied.iter().filter(|path| path.exists()).count();
+    assert_eq!(there, 1, "{copied:?}");
 }
 
 #[test]

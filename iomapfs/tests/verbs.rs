@@ -286,6 +286,10 @@ fn names_are_made_moved_linked_and_removed() {
             .fails(1, ["rm", "-rf", "t.img:/"])
             .contains("root of an image")
     );
+    bench.ok(["mkdir", "-p", "t.img:/home/a/b"]);
+    let dots = bench.fails(1, ["rm", "-r", "t.img:/home/a/b/.."]);
+    assert!(dots.contains("ends in '..'"), "{dots}");
+    bench.ok(["rm", "-r", "t.img:/home/a"]);
     assert!(
         bench
             .fails(1, ["mv", "t.img:/home", "t.img:/home/x"])

@@ -16,13 +16,11 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use super::host_xattr::collect_xattrs;
 use super::side::{
     Attrs, Entry, Io, Item, Losses, Meta, SourceDir, SourceFile, TargetDir, TargetFile, There,
     Trouble, Xattrs,
 };
-
-/// Longest list of attribute names, and longest value, that Linux has.
-const XATTR_MAX: usize = 64 << 10;
 
 /// Device and inode of each image that is open: no source, and nothing to overwrite.
 pub(super) type Images = Arc<[(u64, u64)]>;
@@ -129,6 +127,7 @@ fn look_at(fd: &OwnedFd) -> rustix::io::Result<Meta> {
 
 impl SourceDir for HostDir {
     type File = HostFile;
+    const ONE_NAME: bool = false;
 
     fn list(&self) -> Io<Vec<Entry>> {
         let mut entries = Vec::new();
@@ -222,36 +221,6 @@ fn fd_xattrs(fd: &OwnedFd) -> Io<Xattrs> {
     )
 }
 
-fn collect_xattrs(
-    list: impl Fn(&mut [u8]) -> rustix::io::Result<usize>,
-    get: impl Fn(&[u8], &mut [u8]) -> rustix::io::Result<usize>,
-) -> Io<Xattrs> {
-    // Most files have none: one call with a small buffer tells.
-    let mut names = vec![0; 512];
-    let len = match list(&mut names) {
-        Ok(0) | Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
-        Err(Errno::RANGE) => {
-            names.resize(XATTR_MAX, 0);
-            list(&mut names)?
-        }
-        other => other?,
-    };
-    let mut value = vec![0; XATTR_MAX];
-    let mut found = Vec::new();
-    for name in names[..len]
-        .split(|byte| *byte == 0)
-        .filter(|name| !name.is_empty())
-    {
-        match get(name, &mut value) {
-            Ok(len) => found.push((name.to_vec(), value[..len].to_vec())),
-            // Went away, or is not ours to read: the latter is the kernel's policy, not a loss.
-            Err(Errno::NODATA | Errno::PERM | Errno::OPNOTSUPP) => {}
-            Err(errno) => return Err(Trouble::from(errno).during("extended attributes")),
-        }
-    }
-    Ok(found)
-}
-
 impl SourceFile for HostFile {
     fn read_at(&self, pos: u64, to: &mut [u8]) -> Io<usize> {
         loop {
@@ -270,8 +239,12 @@ impl SourceFile for HostFile {
             Err(Errno::INVAL | Errno::OPNOTSUPP) if pos < size => return Ok(Some((pos, size))),
             Err(errno) => return Err(errno.into()),
         };
-        let end = rustix::fs::seek(&self.fd, SeekFrom::Hole(start))?;
-        Ok(Some((start, end.min(size))))
+        match rustix::fs::seek(&self.fd, SeekFrom::Hole(start)) {
+            Ok(end) => Ok(Some((start, end.min(size)))),
+            // Cut off since the data was found.
+            Err(Errno::NXIO) => Ok(None),
+            Err(errno) => Err(errno.into()),
+        }
     }
 
     fn xattrs(&self) -> Io<Xattrs> {

@@ -85,6 +85,7 @@ fn xattrs_of(vfs: &dyn Vfs, ino: Ino) -> Io<Xattrs> {
 
 impl SourceDir for ImageDir {
     type File = ImageFile;
+    const ONE_NAME: bool = true;
 
     fn list(&self) -> Io<Vec<Entry>> {
         let entries = Walker::new(&*self.vfs).list(self.ino)?;

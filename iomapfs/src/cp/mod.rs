@@ -16,6 +16,7 @@
 
 mod goal;
 mod host;
+mod host_xattr;
 mod inside;
 mod job;
 mod keep;

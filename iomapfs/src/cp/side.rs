@@ -126,6 +126,10 @@ pub(super) struct Item<D> {
 pub(super) trait SourceDir: Sized + Send + Sync + 'static {
     type File: SourceFile;
 
+    /// Whether a directory can have one name only, so that a second one means damage. Of the host
+    /// it can have several, by mounts.
+    const ONE_NAME: bool;
+
     /// The entries, without `.` and `..`.
     fn list(&self) -> Io<Vec<Entry>>;
 

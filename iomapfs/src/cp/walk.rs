@@ -5,6 +5,7 @@
 //! found. Workers take jobs in that order, so whoever waits for the first name of a file waits for
 //! a job that is being done.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -36,6 +37,32 @@ struct Frame<S: SourceDir, T: TargetDir> {
     fresh: bool,
     shown: Arc<str>,
     id: (u64, u64),
+}
+
+/// Where the walk is: the directories it stands in, and those it has been in.
+struct Trail<S: SourceDir, T: TargetDir> {
+    stack: Vec<Frame<S, T>>,
+    seen: HashSet<(u64, u64)>,
+}
+
+impl<S: SourceDir, T: TargetDir> Trail<S, T> {
+    /// Refuses a directory that was gone into before, where it should not have another name.
+    fn check(&mut self, id: (u64, u64), follow: bool) -> Io<()> {
+        if self.stack.iter().any(|frame| frame.id == id) {
+            return Err(Trouble::new(
+                Errno::LOOP,
+                "a loop of directories; it is copied once",
+            ));
+        }
+        // Through symbolic links a directory has as many names as it likes.
+        if S::ONE_NAME && !follow && !self.seen.insert(id) {
+            return Err(Trouble::new(
+                Errno::UCLEAN,
+                "a second name of a directory; it is copied once",
+            ));
+        }
+        Ok(())
+    }
 }
 
 /// Copies all of `tops` with `workers` threads.
@@ -115,24 +142,29 @@ impl<S: SourceDir, T: TargetDir> Walker<'_, S, T> {
         }
         let shown = top.job.shown();
         let device = top.job.item.meta.id.0;
-        let mut stack = Vec::new();
-        self.enter(&mut stack, top.job, top.merge, &shown);
-        while let Some(frame) = stack.last_mut() {
+        let mut trail = Trail {
+            stack: Vec::new(),
+            seen: HashSet::new(),
+        };
+        self.enter(&mut trail, top.job, top.merge, &shown);
+        while let Some(frame) = trail.stack.last_mut() {
             if self.context.report.interrupted() {
                 return;
             }
             match frame.rest.next() {
                 None => {
-                    stack.pop();
+                    trail.stack.pop();
                 }
-                Some(entry) => self.entry(&mut stack, entry, device),
+                Some(entry) => self.entry(&mut trail, entry, device),
             }
         }
     }
 
     /// One entry of the directory on top of the stack.
-    fn entry(&self, stack: &mut Vec<Frame<S, T>>, entry: Entry, device: u64) {
-        let Some(frame) = stack.last() else { return };
+    fn entry(&self, trail: &mut Trail<S, T>, entry: Entry, device: u64) {
+        let Some(frame) = trail.stack.last() else {
+            return;
+        };
         let report = &self.context.report;
         let mut job = Job {
             item: Item {
@@ -164,7 +196,7 @@ impl<S: SourceDir, T: TargetDir> Walker<'_, S, T> {
             return report.note(&job.shown(), &trouble);
         }
         let shown = job.shown();
-        self.enter(stack, job, false, &shown);
+        self.enter(trail, job, false, &shown);
     }
 
     /// What was read; what could not be is told, and the directory is copied without it.
@@ -182,16 +214,16 @@ impl<S: SourceDir, T: TargetDir> Walker<'_, S, T> {
     }
 
     /// Makes a directory, or goes into it, and goes on in it.
-    fn enter(&self, stack: &mut Vec<Frame<S, T>>, job: Job<S, T>, merge: bool, shown: &str) {
-        match self.open(stack, job, merge, shown) {
-            Ok(frame) => stack.push(frame),
+    fn enter(&self, trail: &mut Trail<S, T>, job: Job<S, T>, merge: bool, shown: &str) {
+        match self.open(trail, job, merge, shown) {
+            Ok(frame) => trail.stack.push(frame),
             Err(trouble) => self.context.report.error(shown, &trouble),
         }
     }
 
     fn open(
         &self,
-        stack: &[Frame<S, T>],
+        trail: &mut Trail<S, T>,
         job: Job<S, T>,
         merge: bool,
         shown: &str,
@@ -207,12 +239,7 @@ impl<S: SourceDir, T: TargetDir> Walker<'_, S, T> {
         if !self.context.wishes.recursive {
             return Err(Trouble::new(Errno::ISDIR, "is a directory; -r copies it"));
         }
-        if stack.iter().any(|frame| frame.id == id) {
-            return Err(Trouble::new(
-                Errno::LOOP,
-                "a loop of directories; it is copied once",
-            ));
-        }
+        trail.check(id, self.context.wishes.follow_all)?;
         if goal.dir.is_at_or_below(id)? && !merge {
             return Err(Trouble::new(
                 Errno::INVAL,
@@ -274,14 +301,14 @@ const UNKNOWN: Meta = Meta {
 
 /// Adds up the sizes below `item` for the progress bar. What cannot be read is told by the copy.
 fn total<S: SourceDir, T: TargetDir>(context: &Context<T>, item: Item<S>, over: &AtomicBool) {
-    let mut todo = vec![item];
+    let (mut todo, mut seen) = (vec![item], HashSet::new());
     while let Some(item) = todo.pop() {
         if over.load(Relaxed) {
             return;
         }
         match item.meta.kind {
             FileType::Regular => context.report.expect(item.meta.size),
-            FileType::Directory => {
+            FileType::Directory if seen.insert(item.meta.id) => {
                 let Ok(dir) = S::open_dir(&item).map(Arc::new) else {
                     continue;
                 };

@@ -89,6 +89,12 @@ pub(crate) fn rm(args: &RmArgs, opening: &Opening) -> Outcome {
                 // Once more for the message.
                 return Walker::new(vfs).find(place, Follow::No).map(|_| ());
             };
+            if spot.name.is_empty() && spot.dir != vfs.root() {
+                return Err(
+                    Failure::of(place, "a path that ends in '..' is not removed")
+                        .hint("name the directory itself"),
+                );
+            }
             if spot.name.is_empty() {
                 return Err(
                 Failure::of(place, "the root of an image cannot be removed").hint(format!(
