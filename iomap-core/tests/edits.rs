@@ -6,15 +6,16 @@
 
 mod common;
 
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::thread;
+use std::time::Duration;
 
 use common::{Block, Mode, OrderA, OrderB, Volume};
-use iomap_core::commit::{CommitInode, CommitList};
+use iomap_core::commit::{CommitInode, CommitList, Committing, protect_journalled};
 use iomap_core::error::{Errno, FsError, ProtocolError};
 use iomap_core::flusher::{Flusher, FlusherConfig};
 use iomap_core::folio::LockedFolio;
-use iomap_core::fsync;
+use iomap_core::fsync::{self, SyncRange};
 use iomap_core::iomap::{FsFlags, InlineBuffer, Iomap, MapKind};
 use iomap_core::ops::MapOps;
 use iomap_core::page_cache::CacheOwner;
@@ -330,4 +331,80 @@ fn writeback_of_a_file_that_is_gone_ends_also_when_it_fails() {
     volume.device.set_mode(Mode::Lazy);
     assert_eq!(volume.pool.nr_writeback(), 0);
     assert_eq!(volume.pool.stats().nr_pages, 0);
+}
+
+/// A folio that has become clean between the look of a commit and its lock is not asked about.
+#[test]
+fn a_commit_asks_about_folios_that_are_still_dirty() {
+    let file: Arc<OrderA> = volume(12, Mode::Lazy).file(None);
+    for page in 0..3 {
+        file.write(page * PAGE as u64, &[1; 10]).unwrap();
+    }
+    let cache = file.inode().cache();
+    let first = cache.find(PageIndex::ZERO).unwrap();
+    let second = cache.lock(&cache.find(PageIndex::new(1)).unwrap()).unwrap();
+    let mut third = cache.lock(&cache.find(PageIndex::new(2)).unwrap()).unwrap();
+    let commit = thread::spawn({
+        let file = Arc::clone(&file);
+        move || {
+            let mut asked = Vec::new();
+            protect_journalled(&*file, FileRange::ALL, |folio| {
+                asked.push(folio.index().get());
+                Committing::KeepDirty
+            });
+            asked
+        }
+    });
+    // It has the first one, so it has found all three.
+    while !first.is_locked() {
+        thread::yield_now();
+    }
+    third.cancel_dirty();
+    drop((second, third));
+    assert_eq!(commit.join().unwrap(), [0, 1]);
+}
+
+/// Who waits for a folio is woken by the end of another one, which somebody else takes: it goes on
+/// to look after its own, because nobody else will.
+#[test]
+fn who_finds_nothing_to_finish_goes_on_helping() {
+    let volume = volume(12, Mode::Held);
+    let config = FlusherConfig {
+        threads: false,
+        ..FlusherConfig::default()
+    };
+    let flusher = Flusher::new(&volume.pool, config);
+    let file: Arc<OrderB> = volume.file(Some(&flusher));
+    file.write(0, &[1; PAGE]).unwrap();
+    file.write(2 * PAGE as u64, &[1; PAGE]).unwrap();
+    let everything = WritebackControl::sync(FileRange::ALL);
+    assert_eq!(write_pages(&*file, &everything), Ok(2));
+    let (woken, was_woken) = mpsc::channel();
+    volume.device.after_wait.set({
+        let file = Arc::clone(&file);
+        move || {
+            for ioend in file.inode().ioends().take() {
+                ioend.end_folios();
+            }
+            woken.send(()).unwrap();
+        }
+    });
+    let (ended, has_ended) = mpsc::channel();
+    let waiter = thread::spawn({
+        let file = Arc::clone(&file);
+        let second = FileRange::at_most(pos(2 * PAGE), PAGE as u64);
+        move || {
+            fsync::sync_file_range(&*file, second, SyncRange::WAIT_BEFORE).unwrap();
+            ended.send(()).unwrap();
+        }
+    });
+    while volume.device.waiters() == 0 {
+        thread::yield_now();
+    }
+    assert!(volume.device.complete_one());
+    was_woken.recv().unwrap();
+    assert!(volume.device.complete_one());
+    let in_time = has_ended.recv_timeout(Duration::from_secs(20));
+    assert_eq!(in_time, Ok(()), "nobody looks after the second folio");
+    waiter.join().unwrap();
 }

@@ -322,7 +322,54 @@ impl Open {
 #[cfg(all(test, not(any(iomap_shuttle, iomap_loom))))]
 mod tests {
     use super::*;
+    use crate::device::MemoryDevice;
+    use crate::folio::{Pool, PoolConfig};
+    use crate::inode::IoendQueue;
+    use crate::page_cache::{GetFolio, PageCache};
+    use crate::units::{BlockBits, PageIndex};
     use proptest::prelude::*;
+
+    /// The backend wants to hear of one part of a run and not of the rest: it hears of the run.
+    #[test]
+    fn a_run_needs_work_if_any_part_of_it_does() {
+        for (first, second) in [(true, false), (false, true)] {
+            let config = PoolConfig {
+                huge_pages: false,
+                ..PoolConfig::with_budget(1 << 20)
+            };
+            let pool = Pool::new(config).expect("memory");
+            let device: Arc<dyn BlockDevice> = Arc::new(MemoryDevice::new(1 << 20));
+            let cache = PageCache::new(&pool, BlockBits::PAGE, Arc::clone(&device), 1);
+            let (queue, counters) = (Arc::new(IoendQueue::new()), Counters::new());
+            let route = Route {
+                queue: Arc::clone(&queue),
+                worker: None,
+            };
+            let mut builder = Builder::new(&*device, &counters, route, None);
+            for (n, needs_work) in [first, second].into_iter().enumerate() {
+                let folio = cache.get_or_create(PageIndex::new(n as u64), GetFolio::default());
+                let mut folio = folio.expect("memory");
+                folio.start_writeback();
+                folio.begin_write_pending(4096);
+                let range = FileRange::at_most(folio.range().start(), 4096);
+                let addr = DevAddr::new(range.start().bytes());
+                builder.add(&Run {
+                    folio: &folio,
+                    offset: 0,
+                    iomap: Iomap::new(range, MapKind::Mapped { addr }),
+                    len: 4096,
+                    starts_mapping: n == 0,
+                    size: FilePos::MAX,
+                    needs_work,
+                });
+            }
+            builder.submit();
+            builder.wait_submitted();
+            let told = queue.take();
+            assert_eq!(told.len(), 1, "one run, and one that needs work");
+            told.into_iter().for_each(Ioend::end_folios);
+        }
+    }
 
     proptest! {
         #[test]

@@ -168,7 +168,7 @@ pub(crate) fn walk<B: WritebackOps + ?Sized>(
         inode,
         control: *control,
         builder: Builder::new(&**inode.device(), inode.counters(), route, keep),
-        may_finish: may_finish && !control.mapped_only,
+        may_finish,
         written: 0,
         error: None,
         count_before_lock: false,
@@ -234,9 +234,6 @@ impl<B: WritebackOps + ?Sized> Pass<'_, B> {
                 .set_writeback_index(stopped.unwrap_or(PageIndex::ZERO));
         }
         self.builder.submit();
-        if alone {
-            self.finish_own();
-        }
     }
 
     /// Walks the marks of some pages. Returns the page it stopped at because it was enough.

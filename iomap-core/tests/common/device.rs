@@ -27,6 +27,31 @@ pub(crate) struct TestDevice {
     inner: MemoryDevice,
     state: Mutex<State>,
     parking: Parking,
+    /// Runs in the next thread whose wait is over, before it goes on.
+    pub(crate) after_wait: AfterWait,
+}
+
+/// What a test wants to happen between the end of a wait and what comes after it.
+#[derive(Default)]
+pub(crate) struct AfterWait(parking_lot::Mutex<Option<Box<dyn FnOnce() + Send>>>);
+
+impl AfterWait {
+    pub(crate) fn set(&self, run: impl FnOnce() + Send + 'static) {
+        *self.0.lock() = Some(Box::new(run));
+    }
+
+    fn run(&self) {
+        let run = self.0.lock().take();
+        if let Some(run) = run {
+            run();
+        }
+    }
+}
+
+impl std::fmt::Debug for AfterWait {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("AfterWait")
+    }
 }
 
 #[derive(Debug)]
@@ -69,6 +94,7 @@ impl TestDevice {
             inner: MemoryDevice::from_image(&vec![fill; size as usize]),
             state: Mutex::new(Rank::DeviceQueue, state),
             parking: Parking::new(),
+            after_wait: AfterWait::default(),
         })
     }
 
@@ -240,6 +266,7 @@ impl BlockDevice for TestDevice {
                 }
             }
         });
+        self.after_wait.run();
         self.state.lock().waiters -= 1;
     }
 

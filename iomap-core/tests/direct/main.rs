@@ -9,6 +9,7 @@ mod edges;
 mod errors;
 mod file;
 mod locks;
+mod open;
 mod query;
 mod races;
 mod tickets;

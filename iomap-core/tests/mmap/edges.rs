@@ -1,8 +1,11 @@
 //! Steps of a fault that an edit once left out and no test noticed.
 
-use iomap_core::error::{Errno, FaultError};
+use std::sync::Arc;
+
+use iomap_core::error::{Errno, FaultError, Result};
+use iomap_core::mmap::{Frames, MapOptions, MappedRange, Mmu};
 use iomap_core::ops::MapOps;
-use iomap_core::units::FileRange;
+use iomap_core::units::{FileRange, PageIndex};
 use iomap_core::writeback::{WritebackControl, write_pages};
 
 use crate::file::{BOTH, Config, TestFile, page, pos};
@@ -117,4 +120,41 @@ fn a_page_behind_the_end_is_not_writable_when_writeback_has_given_it_up() {
     file.inode().set_size(pos(PAGE));
     write_pages(&*file, &WritebackControl::sync(FileRange::ALL)).unwrap();
     assert!(!mapping.try_store(pos(PAGE), b"y"), "lost without a trace");
+}
+
+/// A page table that notes what is taken out of it.
+#[derive(Debug, Default)]
+struct Noting(parking_lot::Mutex<Vec<std::ops::Range<PageIndex>>>);
+
+impl Mmu for Noting {
+    fn map(&self, _at: PageIndex, _frames: &Frames, _writable: bool) -> Result<()> {
+        Ok(())
+    }
+
+    fn write_protect(&self, _pages: std::ops::Range<PageIndex>) {}
+
+    fn unmap(&self, pages: std::ops::Range<PageIndex>) {
+        self.0.lock().push(pages);
+    }
+}
+
+/// Pages past the end may be refused in page tables: those the file reaches now are asked for again.
+#[test]
+fn a_file_that_grows_takes_the_pages_it_reaches_out_of_page_tables() {
+    let file = TestFile::new(Config::default(), 100);
+    let table = Arc::new(Noting::default());
+    let mmu: Arc<dyn Mmu> = Arc::clone(&table) as Arc<dyn Mmu>;
+    let shown = MappedRange::new(page(0)..page(8), BOTH, MapOptions::empty(), mmu);
+    let mappings = file.inode().cache().mappings();
+    let id = shown.mapping();
+    mappings.insert(Arc::new(shown));
+    let guard = file.inode().lock_exclusive();
+    file.inode().set_size(pos(3 * PAGE + 1));
+    assert_eq!(*table.0.lock(), [page(1)..page(4)]);
+    // A file that shrinks leaves that to its truncate.
+    table.0.lock().clear();
+    file.inode().set_size(pos(1));
+    assert_eq!(*table.0.lock(), []);
+    drop(guard);
+    mappings.remove(id, &(page(0)..page(8)));
 }
