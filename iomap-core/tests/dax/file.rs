@@ -184,6 +184,8 @@ struct Hooks {
     end_of_report: Option<Hook>,
     sync: Option<Hook>,
     close_error: Option<Errno>,
+    /// Calls of `file_modified`.
+    modified: u32,
 }
 
 impl<const A: bool> DaxFile<A> {
@@ -234,6 +236,11 @@ impl<const A: bool> DaxFile<A> {
     /// The next transaction that is closed fails.
     pub(crate) fn fail_close(&self, errno: Errno) {
         self.hooks.lock().close_error = Some(errno);
+    }
+
+    /// How often the backend was told that the file is modified.
+    pub(crate) fn modified(&self) -> u32 {
+        self.hooks.lock().modified
     }
 
     fn part(&self, range: FileRange, content: Content) -> Blocks<'_, Self> {
@@ -458,6 +465,11 @@ impl<const A: bool> MapOps for DaxFile<A> {
         }
         let grew = finished.core.contains(CoreFlags::SIZE_CHANGED);
         assert!(!grew || finished.intent == Intent::Write);
+        Ok(())
+    }
+
+    fn file_modified(&self, _nowait: bool) -> Result<()> {
+        self.hooks.lock().modified += 1;
         Ok(())
     }
 }

@@ -4,6 +4,7 @@
 #![cfg(not(any(iomap_shuttle, iomap_loom)))]
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod edges;
 mod errors;
 mod file;
 mod layout;
