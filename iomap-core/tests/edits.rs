@@ -12,13 +12,14 @@ use std::time::Duration;
 
 use common::{Block, Mode, OrderA, OrderB, Volume};
 use iomap_core::commit::{CommitInode, CommitList, Committing, protect_journalled};
+use iomap_core::delalloc;
 use iomap_core::error::{Errno, FsError, ProtocolError};
 use iomap_core::flusher::{Flusher, FlusherConfig};
 use iomap_core::folio::LockedFolio;
 use iomap_core::fsync::{self, SyncRange};
 use iomap_core::iomap::{FsFlags, InlineBuffer, Iomap, MapKind};
 use iomap_core::ops::MapOps;
-use iomap_core::page_cache::CacheOwner;
+use iomap_core::page_cache::{CacheOwner, GetFolio};
 use iomap_core::units::{DevAddr, FilePos, FileRange, PageIndex};
 use iomap_core::writeback::{WritebackControl, write_pages};
 
@@ -407,4 +408,69 @@ fn who_finds_nothing_to_finish_goes_on_helping() {
     let in_time = has_ended.recv_timeout(Duration::from_secs(20));
     assert_eq!(in_time, Ok(()), "nobody looks after the second folio");
     waiter.join().unwrap();
+}
+
+/// A file of `size` bytes with 1 KiB blocks, the first four promised and those of `dirty` dirty.
+fn promised(size: u64, dirty: std::ops::Range<usize>) -> (Arc<OrderB>, Iomap) {
+    let file: Arc<OrderB> = volume(10, Mode::Lazy).file(None);
+    file.truncate(size).unwrap();
+    for block in 0..4 {
+        file.set_block(block, Block::Delalloc);
+    }
+    let cache = file.inode().cache();
+    let mut folio = cache
+        .get_or_create(PageIndex::ZERO, GetFolio::default())
+        .unwrap();
+    folio.zero(0..PAGE);
+    folio.set_uptodate();
+    folio.set_range_dirty(dirty);
+    drop(folio);
+    file.take_hooks();
+    let whole = FileRange::at_most(pos(0), PAGE as u64);
+    (file, Iomap::new(whole, MapKind::Delalloc))
+}
+
+/// What a failed write gives back, block by block.
+fn given_back(file: &OrderB) -> Vec<u64> {
+    (0..4).filter(|n| file.block(*n).is_none()).collect()
+}
+
+#[test]
+fn a_failed_write_gives_back_whole_blocks_around_dirty_ones() {
+    let table = [
+        // The end of the file lies in a dirty block.
+        (100, 0..100, 0..4096, vec![1, 2, 3]),
+        // Clean blocks before and behind a dirty one in one folio, all inside the file.
+        (4096, 1024..2048, 0..4096, vec![0, 2, 3]),
+        // The range ends inside a block, and begins inside one.
+        (4096, 0..10, 1024..2050, vec![1, 2]),
+        (4096, 0..10, 1500..2048, vec![1]),
+    ];
+    for (size, dirty, range, wanted) in table {
+        let (file, iomap) = promised(size, dirty.clone());
+        let range = FileRange::between(pos(range.start), pos(range.end));
+        delalloc::release_unwritten(&*file, range, &iomap);
+        assert_eq!(given_back(&file), wanted, "{size} {dirty:?} {range}");
+        file.inode().cache().truncate(FileRange::ALL);
+    }
+}
+
+/// A fault dirties a page that has a promise: not while the promise is taken away.
+#[test]
+fn a_failed_write_gives_back_with_faults_locked_out() {
+    let (file, iomap) = promised(4096, 0..10);
+    let fault = file.inode().invalidate_lock().read();
+    let giving_back = thread::spawn({
+        let file = Arc::clone(&file);
+        move || delalloc::release_unwritten(&*file, FileRange::at_most(pos(1024), 10), &iomap)
+    });
+    // A writer that waits keeps further readers out.
+    while file.inode().invalidate_lock().try_read().is_some() && !giving_back.is_finished() {
+        thread::yield_now();
+    }
+    assert_eq!(given_back(&file), []);
+    drop(fault);
+    giving_back.join().unwrap();
+    assert_eq!(given_back(&file), [1]);
+    file.inode().cache().truncate(FileRange::ALL);
 }

@@ -348,9 +348,8 @@ impl LockedFolio {
         self.pool().count_writeback(self.pages(), true);
         self.pool().with_cache_of(self, |core, index| {
             let (at, order) = (self.meta().index(), self.order());
-            // The new mark before the old one goes: a reader without a lock finds one of them.
+            // Published in one step: a reader without a lock finds the old mark or the new one.
             index.set_mark(at, order, Mark::Writeback);
-            core.publish_marks(index);
             if !self.is_dirty() {
                 index.clear_mark(at, order, Mark::Dirty);
             }

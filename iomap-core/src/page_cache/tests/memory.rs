@@ -138,6 +138,87 @@ impl CacheOwner for Keeper {
     }
 }
 
+/// Dirties the second page when it is asked for the first.
+struct Dirtying(std::sync::Weak<PageCache>);
+
+impl CacheOwner for Dirtying {
+    fn release_folio(&self, folio: &mut LockedFolio) -> bool {
+        if folio.index() == page(0)
+            && let Some(cache) = self.0.upgrade()
+            && let Some(second) = cache.find(page(1))
+        {
+            cache.lock(&second).unwrap().set_dirty();
+        }
+        true
+    }
+
+    fn write_dirty(&self, _range: FileRange, _nr: usize) -> Result<usize, FsError> {
+        Ok(0)
+    }
+}
+
+/// Reclaim picks several folios at once; the second one is not what it was when it is its turn.
+#[test]
+fn a_folio_that_became_dirty_after_reclaim_chose_it_stays() {
+    let pool = pool(64);
+    let cache = Arc::new(cache(&pool, 12));
+    let owner: Arc<dyn CacheOwner> = Arc::new(Dirtying(Arc::downgrade(&cache)));
+    cache.set_owner(Arc::downgrade(&owner));
+    fill(&cache, 0, 2);
+    assert_eq!(pool.shrink(2), 1);
+    assert!(cache.find(page(0)).is_none());
+    assert!(cache.find(page(1)).is_some_and(|folio| folio.is_dirty()));
+    cache.truncate(FileRange::ALL);
+}
+
+/// What nobody wants cached leaves when it has been written, unless somebody needs it: its owner, or
+/// a memory mapping.
+#[test]
+fn a_folio_with_private_state_or_a_mapping_is_not_dropped_behind() {
+    for (private, mapped) in [(false, false), (true, false), (false, true)] {
+        let pool = pool(64);
+        let cache = cache(&pool, 12);
+        fill(&cache, 0, 1);
+        let mut folio = cache.lock(&cache.find(page(0)).unwrap()).unwrap();
+        folio.set_dropbehind();
+        if private {
+            folio.set_private(Box::new(()));
+        }
+        folio.set_mapped(mapped);
+        folio.set_dirty();
+        folio.clear_dirty_for_io();
+        folio.start_writeback();
+        folio.clear_all_dirty_blocks();
+        let written = (*folio).clone();
+        drop(folio);
+        written.end_writeback();
+        drop(written);
+        let stays = cache.find(page(0)).is_some();
+        assert_eq!(stays, private || mapped, "{private} {mapped}");
+        cache.truncate(FileRange::ALL);
+    }
+}
+
+/// Somebody dirtied the folio between the flag and the mark: the next walk finds it.
+#[test]
+fn a_folio_dirtied_before_its_writeback_starts_stays_marked() {
+    let pool = pool(64);
+    let cache = cache(&pool, 12);
+    fill(&cache, 0, 1);
+    let mut folio = cache.lock(&cache.find(page(0)).unwrap()).unwrap();
+    folio.set_dirty();
+    folio.clear_dirty_for_io();
+    folio.set_dirty();
+    folio.start_writeback();
+    assert!(cache.has_dirty(FileRange::ALL) && cache.has_writeback(FileRange::ALL));
+    let written = (*folio).clone();
+    drop(folio);
+    written.end_writeback();
+    assert!(cache.has_dirty(FileRange::ALL) && !cache.has_writeback(FileRange::ALL));
+    drop(written);
+    cache.truncate(FileRange::ALL);
+}
+
 #[test]
 fn an_owner_may_refuse() {
     let pool = pool(64);

@@ -60,6 +60,25 @@ fn both_halves_are_dropped_behind() {
     }
 }
 
+#[test]
+fn a_folio_that_is_being_written_is_not_split() {
+    let pool = pool(64);
+    let cache = cache(&pool, 12);
+    large(&cache, 2);
+    let mut folio = cache.lock(&cache.find(page(0)).unwrap()).unwrap();
+    folio.set_dirty();
+    folio.clear_dirty_for_io();
+    folio.start_writeback();
+    folio.clear_all_dirty_blocks();
+    let folio = folio.halve(0).expect_err("whole until it is written");
+    let written = (*folio).clone();
+    drop(folio);
+    written.end_writeback();
+    drop(written);
+    let folio = cache.lock(&cache.find(page(0)).unwrap()).unwrap();
+    assert!(folio.halve(0).is_ok());
+}
+
 #[derive(Clone, Debug)]
 struct Case {
     order: u32,
