@@ -215,6 +215,25 @@ fn a_short_copy_over_uptodate_bytes_is_accepted_and_the_write_goes_on_behind_it(
     assert_eq!(read(&file, 0, 3 * PAGE), bytes);
 }
 
+/// The page is there, so not even its block has to be read; then the memory of the caller is gone.
+#[test]
+fn a_copy_of_nothing_does_not_move_the_end_of_the_file() {
+    let file = volume(12, Mode::Lazy).file::<false>(None);
+    file.write(0, &[1; 100]).unwrap();
+    let mut source = Awkward::new(&[2; 10]);
+    source.copies = Box::new(|_| 0);
+    let mut tries = 0;
+    let readable = |len: usize| {
+        tries += 1;
+        if tries == 1 { len } else { 0 }
+    };
+    source.readable_now = Some(Box::new(readable));
+    assert_eq!(write_awkward(&file, 200, &mut source), Err(FsError::Fault));
+    drop(source);
+    assert_eq!(file.inode().size(), pos(100));
+    file.check_balance();
+}
+
 #[test]
 fn memory_that_fails_at_its_second_page_still_lets_the_write_progress() {
     // Rule B35: the chunk is halved until it fits what can be copied without a fault.

@@ -11,7 +11,9 @@ use std::thread;
 use std::time::Duration;
 
 use common::{Block, Mode, OrderA, OrderB, Volume};
-use iomap_core::commit::{CommitInode, CommitList, Committing, protect_journalled};
+use iomap_core::commit::{
+    CommitInode, CommitList, Committing, finish_ordered, protect_journalled, submit_ordered,
+};
 use iomap_core::delalloc;
 use iomap_core::error::{Errno, FsError, ProtocolError};
 use iomap_core::flusher::{Flusher, FlusherConfig};
@@ -402,8 +404,12 @@ fn who_finds_nothing_to_finish_goes_on_helping() {
     while volume.device.waiters() == 0 {
         thread::yield_now();
     }
+    let waits = volume.device.waits();
     assert!(volume.device.complete_one());
     was_woken.recv().unwrap();
+    while volume.device.waits() == waits {
+        thread::yield_now();
+    }
     assert!(volume.device.complete_one());
     let in_time = has_ended.recv_timeout(Duration::from_secs(20));
     assert_eq!(in_time, Ok(()), "nobody looks after the second folio");
@@ -473,4 +479,73 @@ fn a_failed_write_gives_back_with_faults_locked_out() {
     giving_back.join().unwrap();
     assert_eq!(given_back(&file), [1]);
     file.inode().cache().truncate(FileRange::ALL);
+}
+
+/// What an inode of a transaction was asked to do.
+#[derive(Default)]
+struct Asked(parking_lot::Mutex<Vec<FileRange>>);
+
+impl CommitInode for Asked {
+    fn submit(&self, range: FileRange) -> Result<(), FsError> {
+        self.0.lock().push(range);
+        Ok(())
+    }
+
+    fn finish(&self, range: FileRange) -> Result<(), FsError> {
+        self.submit(range)
+    }
+}
+
+#[test]
+fn a_commit_covers_every_range_an_inode_was_added_with() {
+    let (list, inode) = (CommitList::new(), Arc::new(Asked::default()));
+    let member: Arc<dyn CommitInode> = Arc::clone(&inode) as Arc<dyn CommitInode>;
+    for (start, end) in [(500, 600), (100, 200), (550, 900)] {
+        list.add(1, &member, FileRange::between(pos(start), pos(end)));
+    }
+    list.submit().unwrap();
+    list.finish().unwrap();
+    let all = FileRange::between(pos(100), pos(900));
+    assert_eq!(*inode.0.lock(), [all, all]);
+}
+
+/// An error of long ago, which everybody has heard of, is none of this transaction.
+#[test]
+fn an_earlier_error_does_not_fail_a_commit() {
+    let file: Arc<OrderA> = volume(12, Mode::Lazy).file(None);
+    file.write(0, &[1; PAGE]).unwrap();
+    sync(&file).unwrap();
+    let mut seen = file.inode().cache().sample_error();
+    file.inode().cache().record_error(Errno::IO);
+    assert!(file.inode().cache().check_and_advance(&mut seen).is_err());
+    let since = submit_ordered(&*file, FileRange::ALL).unwrap();
+    assert_eq!(finish_ordered(&*file, FileRange::ALL, since), Ok(()));
+}
+
+/// Bytes that were written again while the older ones are on their way belong to the transaction.
+#[test]
+fn ordered_data_is_written_again_if_it_changed_on_its_way() {
+    let volume = volume(12, Mode::Lazy);
+    let flusher = Flusher::new(&volume.pool, FlusherConfig::default());
+    let file: Arc<OrderB> = volume.file(Some(&flusher));
+    file.write(0, &[1; 2 * PAGE]).unwrap();
+    sync(&file).unwrap();
+    volume.device.set_mode(Mode::Held);
+    file.write(0, &[2; 2 * PAGE]).unwrap();
+    let everything = WritebackControl::sync(FileRange::ALL);
+    write_pages(&*file, &everything).unwrap();
+    file.write(0, &[3; 2 * PAGE]).unwrap();
+    let commit = thread::spawn({
+        let file = Arc::clone(&file);
+        move || {
+            let since = submit_ordered(&*file, FileRange::ALL)?;
+            finish_ordered(&*file, FileRange::ALL, since)
+        }
+    });
+    while volume.device.waiters() == 0 && !commit.is_finished() {
+        thread::yield_now();
+    }
+    volume.device.set_mode(Mode::Lazy);
+    assert_eq!(commit.join().unwrap(), Ok(()));
+    assert_eq!(file.on_disk(2 * PAGE as u64), [3; 2 * PAGE], "rule J6");
 }

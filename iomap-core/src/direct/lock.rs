@@ -178,12 +178,15 @@ mod tests {
     fn only_a_pure_overwrite_shares_the_lock() {
         let (size, bits) = (FilePos::saturating(1 << 20), BlockBits::PAGE);
         let (whole, half) = (range(4096, 8192), range(512, 1024));
+        let (tail, head) = (range(4608, 8192), range(4096, 4608));
         let beyond = range((1 << 20) - 4096, (1 << 20) + 4096);
         let table = [
             (whole, Overwrite::Written, Need::Shared),
             (half, Overwrite::Written, Need::Shared),
             (whole, Overwrite::Allocated, Need::Shared),
             (half, Overwrite::Allocated, Need::Alone),
+            (tail, Overwrite::Allocated, Need::Alone),
+            (head, Overwrite::Allocated, Need::Alone),
             (whole, Overwrite::No, Need::Exclusive),
             (half, Overwrite::No, Need::Alone),
             (beyond, Overwrite::Written, Need::Alone),

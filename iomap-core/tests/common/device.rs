@@ -67,6 +67,8 @@ struct State {
     in_flight: usize,
     /// Threads that wait.
     waiters: usize,
+    /// How often one began to.
+    waits: usize,
     /// Writes: address and length, in the order of their submission.
     writes: Vec<(u64, u64)>,
     /// Errors for the next writes.
@@ -86,6 +88,7 @@ impl TestDevice {
             batches: Vec::new(),
             in_flight: 0,
             waiters: 0,
+            waits: 0,
             writes: Vec::new(),
             faults: VecDeque::new(),
             read_faults: VecDeque::new(),
@@ -137,6 +140,11 @@ impl TestDevice {
     /// Threads that wait for it.
     pub(crate) fn waiters(&self) -> usize {
         self.state.lock().waiters
+    }
+
+    /// How often a thread began to wait for it.
+    pub(crate) fn waits(&self) -> usize {
+        self.state.lock().waits
     }
 
     /// Completes the oldest request. Returns whether there was one.
@@ -255,7 +263,11 @@ impl BlockDevice for TestDevice {
     }
 
     fn wait(&self, done: &mut dyn FnMut() -> bool) {
-        self.state.lock().waiters += 1;
+        {
+            let mut state = self.state.lock();
+            state.waiters += 1;
+            state.waits += 1;
+        }
         self.parking.wait(&mut || {
             loop {
                 if done() {

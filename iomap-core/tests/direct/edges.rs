@@ -1,6 +1,7 @@
 //! Steps of direct I/O that an edit once left out and no test noticed.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use iomap_core::device::Limits;
 use iomap_core::direct::{self, DirectFlags, DirectOutcome, Written};
@@ -115,4 +116,54 @@ fn a_write_up_to_the_end_of_the_file_zeroes_the_rest_of_its_block() {
     };
     let rest = file.device.bytes((at << 12) + 1024, BLOCK - 1024);
     assert_eq!(rest, vec![0; BLOCK - 1024]);
+}
+
+/// Bytes behind a lost one may have arrived as well: what the cache has of them is old.
+#[test]
+fn the_cache_forgets_everything_a_failed_write_was_sent_over() {
+    let limits = Limits {
+        max_transfer: 4096,
+        ..LIMITS
+    };
+    let file = TestFile::with(12, limits, None);
+    file.lay_out(0..2, Some(1));
+    let caching = Arc::downgrade(&file);
+    file.hooks.lock().done = Some(Box::new(move |_| {
+        // A read that came before the write has just ended.
+        let file = caching.upgrade().unwrap();
+        file.cache_page(0, 1);
+        file.cache_page(1, 1);
+        Ok(())
+    }));
+    file.device.hold();
+    let writer = std::thread::spawn({
+        let file = Arc::clone(&file);
+        move || write(&file, 0, 8192, 5, DirectFlags::empty())
+    });
+    file.device.await_held(2);
+    let first = file.device.held()[0].addr;
+    file.device
+        .set_fault(move |asked| (asked.addr == first).then_some(Errno::IO));
+    file.device.release();
+    assert!(writer.join().unwrap().is_err());
+    file.device.clear_fault();
+    assert_eq!(file.contents()[4096..], [5; 4096]);
+    assert_eq!(file.inode().cache().nr_pages(), 0);
+    file.check_balance();
+}
+
+/// Rule O1: who writes back a page a direct write found knows that it is on its way.
+#[test]
+fn the_writeback_a_direct_write_starts_knows_of_it() {
+    let file = TestFile::new(12);
+    file.write_buffered(0, &[1; 4096]).unwrap();
+    let told = Arc::new(AtomicU32::new(2));
+    let telling = Arc::clone(&told);
+    file.hooks.lock().map_writeback = Some(Box::new(move |req| {
+        telling.store(u32::from(req.direct_in_flight), Ordering::Relaxed);
+    }));
+    write_all(&file, 0, 4096, 5, DirectFlags::empty());
+    assert_eq!(told.load(Ordering::Relaxed), 1);
+    file.hooks.lock().map_writeback = None;
+    file.check_balance();
 }

@@ -1,7 +1,9 @@
 //! Steps of a fault that an edit once left out and no test noticed.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
+use iomap_core::commit::{Committing, protect_journalled};
 use iomap_core::error::{Errno, FaultError, Result};
 use iomap_core::mmap::{Frames, MapOptions, MappedRange, Mmu};
 use iomap_core::ops::MapOps;
@@ -157,4 +159,80 @@ fn a_file_that_grows_takes_the_pages_it_reaches_out_of_page_tables() {
     assert_eq!(*table.0.lock(), []);
     drop(guard);
     mappings.remove(id, &(page(0)..page(8)));
+}
+
+/// A store that the backend puts off is not there before the backend has taken it.
+#[test]
+fn a_fault_that_is_put_off_is_tried_again() {
+    let file = TestFile::new(Config::default(), PAGE);
+    let mapping = file.map(0..1, BOTH);
+    let told = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&told);
+    file.hooks.lock().put_off = 3;
+    let asking = Arc::downgrade(&file);
+    file.hooks.lock().fault = Some(Box::new(move |_| {
+        let left = asking.upgrade().map(|file| file.hooks.lock().put_off);
+        assert_eq!(left, Some(0), "storage for a fault that was put off");
+        counted.fetch_add(1, Ordering::Relaxed);
+    }));
+    mapping.store(pos(0), b"x").unwrap();
+    assert_eq!(told.load(Ordering::Relaxed), 1);
+    file.hooks.lock().fault = None;
+    file.check();
+}
+
+fn protect_all(file: &TestFile) -> Vec<u64> {
+    let mut asked = Vec::new();
+    protect_journalled(file, FileRange::ALL, |folio| {
+        asked.push(folio.index().get());
+        Committing::KeepDirty
+    });
+    asked
+}
+
+/// Pages side by side are protected together, and each group is.
+#[test]
+fn a_commit_protects_every_group_of_pages() {
+    let file = TestFile::new(Config::default(), 8 * PAGE);
+    let mapping = file.map(0..8, BOTH);
+    let stored = [0, 1, 4, 6];
+    for n in stored {
+        mapping.store(pos(n * PAGE), b"x").unwrap();
+    }
+    assert_eq!(protect_all(&file), stored);
+    for n in stored {
+        let bits = mapping.mmu().bits(page(n)).unwrap();
+        assert!(!bits.writable, "rule J1: page {n}");
+    }
+    assert_eq!(file.inode().cache().nr_dirty(), 4);
+}
+
+#[test]
+fn a_commit_asks_about_more_pages_than_it_locks_at_once() {
+    // Fewer than make the flusher write.
+    let file = TestFile::new(Config::default(), 45 * PAGE);
+    let mapping = file.map(0..45, BOTH);
+    for n in 0..45 {
+        mapping.store(pos(n * PAGE), b"x").unwrap();
+    }
+    let all: Vec<u64> = (0..45).collect();
+    assert_eq!(protect_all(&file), all);
+    assert!((0..45).all(|n| !mapping.mmu().bits(page(n)).unwrap().writable));
+}
+
+/// What belongs to the next transaction too stays dirty, every part of it.
+#[test]
+fn every_dirty_block_stays_dirty_that_the_next_transaction_has_too() {
+    let config = Config {
+        bits: 10,
+        ..Config::default()
+    };
+    let file = TestFile::new(config, PAGE);
+    file.write(0, &[1; 10]).unwrap();
+    file.write(2048, &[2; 10]).unwrap();
+    assert_eq!(protect_all(&file), [0]);
+    let cache = file.inode().cache();
+    let folio = cache.lock(&cache.find(page(0)).unwrap()).unwrap();
+    let dirty: Vec<_> = folio.dirty_ranges(4096).collect();
+    assert_eq!(dirty, [0..1024, 2048..3072], "rule J4");
 }

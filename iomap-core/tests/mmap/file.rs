@@ -9,14 +9,14 @@ use iomap_core::direct::{self, DirectFlags, DirectOutcome};
 use iomap_core::error::{Errno, FsError, Result};
 use iomap_core::fault::PageFaults;
 use iomap_core::flusher::{Flusher, FlusherConfig};
-use iomap_core::folio::{Pool, PoolConfig};
+use iomap_core::folio::{LockedFolio, Pool, PoolConfig};
 use iomap_core::inode::{Inode, InodeConfig};
 use iomap_core::iomap::{FsFlags, Iomap, MapKind, Validity};
 use iomap_core::mmap::soft::SoftMapping;
 use iomap_core::mmap::{FaultHandler, MapOptions, Prot};
 use iomap_core::ops::{
     DirectDone, DirectOps, Finished, FolioOp, FolioOps, FolioRequest, Intent, IoendRange, MapError,
-    MapFlags, MapOps, MapRequest, Mapped, Overwrite, TransactionOrder, WritebackOps,
+    MapFlags, MapOps, MapRequest, Mapped, Overwrite, Prepared, TransactionOrder, WritebackOps,
     WritebackRequest,
 };
 use iomap_core::read::{ReadOptions, buffered_read};
@@ -83,6 +83,8 @@ pub(crate) struct Hooks {
     pub(crate) direct: Option<OnBegin>,
     /// What `after_unlock` of the next write fault answers.
     pub(crate) unlock_error: Option<Errno>,
+    /// How often `folio_prepare` of a write fault puts the folio off.
+    pub(crate) put_off: u32,
     /// Calls of `file_modified`.
     pub(crate) modified: u32,
 }
@@ -414,6 +416,20 @@ impl FolioOps for TestFile {
             }
         }
         Ok(())
+    }
+
+    fn folio_prepare(
+        &self,
+        (): &mut (),
+        _folio: &mut LockedFolio,
+        req: &FolioRequest,
+    ) -> Result<Prepared> {
+        let put_off = &mut self.hooks.lock().put_off;
+        if req.op == FolioOp::WriteFault && *put_off > 0 {
+            *put_off -= 1;
+            return Ok(Prepared::Again);
+        }
+        Ok(Prepared::Ready)
     }
 
     fn after_unlock(&self, (): (), req: &FolioRequest) -> Result<()> {
