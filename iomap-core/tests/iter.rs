@@ -167,7 +167,7 @@ fn progress_allows_as_many_stale_mappings_again() {
         step.set_stale();
         Ok(Flow::Continue)
     });
-    assert_eq!(outcome.result.is_ok(), true, "{outcome:?}");
+    assert!(outcome.result.is_ok(), "{outcome:?}");
     assert_eq!(outcome.done, bytes);
 }
 

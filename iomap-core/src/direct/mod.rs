@@ -58,7 +58,6 @@ pub use ticket::{DirectResult, DirectTicket, submit_read, submit_write};
 
 use crate::error::{FsError, Result};
 use crate::inode::DirectGuard;
-use crate::iomap::MapKind;
 use crate::iter::{Flow, for_each_mapping};
 use crate::mutation::{self, Rule};
 use crate::ops::{DirectOps, Intent, MapFlags};
@@ -424,7 +423,6 @@ fn simple_addr<B: DirectOps + ?Sized>(
     let outcome = for_each_mapping(backend, range, Intent::Read, flags, |step| {
         let planned = plan(request, step.iomap(), false, step.rest())?;
         if step.rest() == range
-            && matches!(step.iomap().kind, MapKind::Mapped { .. })
             && let Plan::Transfer(transfer) = planned
         {
             addr = Some(transfer.addr);

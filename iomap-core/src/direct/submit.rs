@@ -235,3 +235,45 @@ fn bytes(
     }
     part.len() - rest.len()
 }
+
+#[cfg(all(test, not(any(iomap_shuttle, iomap_loom))))]
+mod tests {
+    use super::*;
+    use crate::device::Limits;
+    use crate::direct::DirectFlags;
+    use crate::iomap::MapKind;
+    use crate::units::{BlockBits, DevAddr};
+
+    /// What is zeroed around the bytes of a new block lies in the mapping, or the backend is wrong.
+    #[test]
+    fn the_rest_of_a_new_block_lies_in_its_mapping() {
+        let range =
+            |start, end| FileRange::between(FilePos::saturating(start), FilePos::saturating(end));
+        let limits = Limits::PLAIN;
+        let part = range(4608, 5120);
+        let request = Request {
+            direction: Direction::Write,
+            range: part,
+            size: FilePos::ZERO,
+            flags: DirectFlags::empty(),
+            block_bits: BlockBits::PAGE,
+            limits: &limits,
+        };
+        for (mapped, fits) in [
+            (range(4096, 8192), true),
+            (range(4608, 8192), false),
+            (range(4096, 5120), false),
+        ] {
+            let addr = DevAddr::new(1 << 20);
+            let iomap = Iomap::new(mapped, MapKind::Unwritten { addr });
+            let Ok(Plan::Transfer(transfer)) = plan(&request, &iomap, false, part) else {
+                panic!("a transfer");
+            };
+            assert_eq!(
+                check_margins(&iomap, part, &transfer).is_ok(),
+                fits,
+                "{mapped}"
+            );
+        }
+    }
+}

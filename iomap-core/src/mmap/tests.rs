@@ -240,3 +240,19 @@ fn a_page_cannot_be_shown_in_a_range_that_is_gone() {
     );
     assert_eq!(mapping.mmu().bits(page(1)), None, "cut to the range");
 }
+
+/// A range lost its permission to write while a store to it was resolved.
+#[test]
+fn a_page_is_not_shown_writable_in_a_range_that_may_only_be_read() {
+    let file = Zeroes::new();
+    let mapping = file.map(0, 1, Prot::READ);
+    let mappings = file.cache.mappings();
+    let range = {
+        let mut id = None;
+        mappings.for_each(&(page(0)..page(1)), |range, _| id = Some(range.mapping()));
+        mappings.find(id.unwrap(), page(0)).unwrap()
+    };
+    file.fault(&range, page(0), Access::Store).unwrap();
+    assert!(!mapping.mmu().bits(page(0)).unwrap().writable);
+    assert!(!mapping.try_store(pos(0), b"x"));
+}

@@ -21,8 +21,8 @@ use iomap_core::ops::{
     TransactionOrder, WritebackOps, WritebackRequest,
 };
 use iomap_core::stats::Counters;
+use iomap_core::sync::{Mutex, Rank};
 use iomap_core::units::{BlockBits, DevAddr, FilePos, FileRange, PageIndex};
-use parking_lot::Mutex;
 
 use crate::pmem::PmemDevice;
 
@@ -55,15 +55,16 @@ impl Disk {
             huge_pages: false,
             ..PoolConfig::with_budget(1 << 20)
         };
+        let allocator = Allocator {
+            next: 1,
+            next_ino: 1,
+            ..Allocator::default()
+        };
         Arc::new(Self {
             volume: DaxVolume::new(pmem.clone()),
             pmem,
             pool: Pool::new(config).unwrap(),
-            state: Mutex::new(Allocator {
-                next: 1,
-                next_ino: 1,
-                ..Allocator::default()
-            }),
+            state: Mutex::new(Rank::AllocGroup, allocator),
         })
     }
 
@@ -121,8 +122,8 @@ impl Disk {
         Arc::new(DaxFile {
             disk: Arc::clone(self),
             inode,
-            state: Mutex::new(State::default()),
-            hooks: Mutex::new(Hooks::default()),
+            state: Mutex::new(Rank::Mapping, State::default()),
+            hooks: Mutex::new(Rank::Wait, Hooks::default()),
         })
     }
 

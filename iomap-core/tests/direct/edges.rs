@@ -5,8 +5,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use iomap_core::device::Limits;
 use iomap_core::direct::{self, DirectFlags, DirectOutcome, Written};
-use iomap_core::error::Errno;
+use iomap_core::error::{Errno, FsError};
 use iomap_core::ops::{DirectKinds, MapOps};
+use iomap_core::units::FileRange;
+use iomap_core::writeback::{WritebackControl, write_pages};
 
 use crate::file::{Block, LIMITS, TestFile, pos};
 use crate::{memory, read, write, write_all};
@@ -165,5 +167,36 @@ fn the_writeback_a_direct_write_starts_knows_of_it() {
     write_all(&file, 0, 4096, 5, DirectFlags::empty());
     assert_eq!(told.load(Ordering::Relaxed), 1);
     file.hooks.lock().map_writeback = None;
+    file.check_balance();
+}
+
+/// The zeroes behind the bytes of a new block could not be written: the block is lost with them.
+#[test]
+fn a_new_block_whose_rest_could_not_be_zeroed_is_lost() {
+    let file = TestFile::new(12);
+    file.lay_out(0..1, None);
+    file.device
+        .set_fault(|asked| (asked.addr % 4096 == 512).then_some(Errno::IO));
+    let written = write(&file, 0, 512, 5, NONE);
+    assert!(written.is_err(), "{written:?}");
+    file.device.clear_fault();
+    assert!(matches!(file.block(0), Some(Block::Unwritten(_))));
+    file.check_balance();
+}
+
+/// What is on its way to storage is waited for as much as what is dirty.
+#[test]
+fn a_read_that_must_not_wait_gives_up_at_a_page_that_is_being_written() {
+    let file = TestFile::new(12);
+    file.write_buffered(0, &[1; 4096]).unwrap();
+    file.device.hold();
+    let everything = WritebackControl::sync(FileRange::ALL);
+    write_pages(&*file, &everything).unwrap();
+    assert_eq!(file.inode().cache().nr_dirty(), 0);
+    let mut to = memory(BLOCK, 0);
+    let refused = read(&file, 0, &mut to, DirectFlags::NOWAIT);
+    assert_eq!(refused, Err(FsError::WouldBlock));
+    file.device.release();
+    file.sync_data();
     file.check_balance();
 }

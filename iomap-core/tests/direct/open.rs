@@ -247,3 +247,67 @@ fn a_direct_write_whose_second_mapping_fails_tells_of_the_first() {
     assert!(matches!(file.block(0), Some(Block::Written(_))));
     file.check_balance();
 }
+
+/// The mapping of a page fails, not its read: that error is the answer.
+#[test]
+fn a_read_tells_why_its_first_mapping_failed_and_gives_what_comes_before_another() {
+    let file = TestFile::new(12);
+    file.lay_out(0..4, Some(1));
+    file.state.lock().longest = 1;
+    let open = open(&file, OpenFlags::empty());
+    let fail_from = |at: u64| {
+        file.hooks.lock().begin = Some(Box::new(move |req| {
+            if req.range.start() >= pos(at) {
+                return Err(FsError::NoSpace.into());
+            }
+            Ok(())
+        }));
+    };
+    let mut to = [0; 3 * 4096];
+    fail_from(0);
+    assert_eq!(open.read_at(pos(0), &mut to, NONE), Err(FsError::NoSpace));
+    fail_from(PAGE);
+    assert_eq!(open.read_at(pos(0), &mut to, NONE), Ok(4096));
+    assert_eq!(to[..4096], [1; 4096]);
+    assert_eq!(
+        open.read_at(pos(PAGE), &mut to, NONE),
+        Err(FsError::NoSpace)
+    );
+    file.hooks.lock().begin = None;
+    assert_eq!(open.read_at(pos(0), &mut to, NONE), Ok(3 * 4096));
+}
+
+/// Blocks are freed and moved with the invalidate lock held: nothing is read into the cache then.
+#[test]
+fn a_read_that_fills_the_cache_waits_for_who_frees_blocks() {
+    for there_already in [false, true] {
+        let file = TestFile::new(12);
+        file.lay_out(0..1, Some(1));
+        if there_already {
+            // A folio whose read failed.
+            file.device.set_fault(|_| Some(Errno::IO));
+            let failed = open(&file, OpenFlags::empty()).read_at(pos(0), &mut [0; 10], NONE);
+            assert!(failed.is_err());
+            file.device.clear_fault();
+        }
+        let (asked, was_asked) = channel();
+        file.hooks.lock().begin = Some(Box::new(move |_| {
+            let _ = asked.send(());
+            Ok(())
+        }));
+        let freeing = file.inode().invalidate_lock().write();
+        let open = open(&file, OpenFlags::empty());
+        let read = in_thread(move || {
+            let mut to = [0; 10];
+            let done = open.read_at(pos(0), &mut to, NONE);
+            (done, to)
+        });
+        for _ in 0..5000 {
+            thread::yield_now();
+        }
+        assert!(was_asked.try_recv().is_err(), "{there_already}");
+        drop(freeing);
+        assert_eq!(end_of(&read), (Ok(10), [1; 10]));
+        file.hooks.lock().begin = None;
+    }
+}

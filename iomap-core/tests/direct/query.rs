@@ -182,3 +182,28 @@ fn a_swap_file_has_storage_of_its_own_everywhere() {
     let empty = TestFile::new(12);
     assert_eq!(swap_extents(&*empty).unwrap_err().errno(), Errno::INVAL);
 }
+
+/// Data in the cache up to the end of an unwritten extent, and written data behind it.
+#[test]
+fn no_hole_begins_where_an_unwritten_extent_ends() {
+    let file = TestFile::new(12);
+    file.lay_out(0..1, None);
+    file.lay_out(1..2, Some(1));
+    file.store(0, 7);
+    assert_eq!(hole(&file, 0), Ok(2 * 4096));
+    assert_eq!(hole(&file, 100), Ok(2 * 4096));
+}
+
+#[test]
+fn a_search_inside_a_hole_ends_where_it_begins() {
+    let file = TestFile::new(10);
+    file.lay_out(0..4, None);
+    file.write_buffered(0, &[1; 1024]).unwrap();
+    for at in [1024, 1500, 4095] {
+        assert_eq!(hole(&file, at), Ok(at));
+    }
+    assert_eq!(hole(&file, 1000), Ok(1024));
+    file.write_buffered(2048, &[1; 1024]).unwrap();
+    assert_eq!(data(&file, 2500), Ok(2500));
+    assert_eq!(data(&file, 1500), Ok(2048));
+}

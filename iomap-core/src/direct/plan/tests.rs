@@ -286,3 +286,39 @@ fn a_backend_can_ask_for_untorn_writes() {
     let planned = plan(&request, &iomap, false, range.take(4096));
     assert!(matches!(planned, Err(FsError::Invalid(_))));
 }
+
+/// Shared blocks go to another place, whole, and only the backend makes them the file's.
+#[test]
+fn shared_blocks_are_written_whole_and_are_not_durable_by_themselves() {
+    let limits = Limits {
+        fua: true,
+        ..PAGE_LIMITS
+    };
+    let addr = DevAddr::new(8192);
+    let iomap = Iomap::new(
+        FileRange::at_most(FilePos::ZERO, 1 << 20),
+        MapKind::Mapped { addr },
+    );
+    let shared = iomap.clone().with_flags(FsFlags::SHARED);
+    for (start, len, whole) in [
+        (4096, 8192, true),
+        (4608, 3584, false),
+        (4096, 512, false),
+        (4096, 4608, false),
+    ] {
+        let mut request = request(&limits, start, len);
+        request.flags = DirectFlags::DSYNC;
+        let range = request.range;
+        for (iomap, elsewhere) in [(&shared, false), (&iomap, true)] {
+            match plan(&request, iomap, elsewhere, range).expect("a plan") {
+                Plan::Transfer(transfer) => {
+                    assert!(whole, "{range}");
+                    assert!(!transfer.write_through && !transfer.fua, "{range}");
+                }
+                other => assert!(!whole && other == Plan::UseBuffered, "{range} {other:?}"),
+            }
+        }
+        let own = plan(&request, &iomap, false, range).expect("a plan");
+        assert!(matches!(own, Plan::Transfer(Transfer { fua: true, .. })));
+    }
+}
