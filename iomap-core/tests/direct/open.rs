@@ -248,35 +248,6 @@ fn a_direct_write_whose_second_mapping_fails_tells_of_the_first() {
     file.check_balance();
 }
 
-/// The mapping of a page fails, not its read: that error is the answer.
-#[test]
-fn a_read_tells_why_its_first_mapping_failed_and_gives_what_comes_before_another() {
-    let file = TestFile::new(12);
-    file.lay_out(0..4, Some(1));
-    file.state.lock().longest = 1;
-    let open = open(&file, OpenFlags::empty());
-    let fail_from = |at: u64| {
-        file.hooks.lock().begin = Some(Box::new(move |req| {
-            if req.range.start() >= pos(at) {
-                return Err(FsError::NoSpace.into());
-            }
-            Ok(())
-        }));
-    };
-    let mut to = [0; 3 * 4096];
-    fail_from(0);
-    assert_eq!(open.read_at(pos(0), &mut to, NONE), Err(FsError::NoSpace));
-    fail_from(PAGE);
-    assert_eq!(open.read_at(pos(0), &mut to, NONE), Ok(4096));
-    assert_eq!(to[..4096], [1; 4096]);
-    assert_eq!(
-        open.read_at(pos(PAGE), &mut to, NONE),
-        Err(FsError::NoSpace)
-    );
-    file.hooks.lock().begin = None;
-    assert_eq!(open.read_at(pos(0), &mut to, NONE), Ok(3 * 4096));
-}
-
 /// Blocks are freed and moved with the invalidate lock held: nothing is read into the cache then.
 #[test]
 fn a_read_that_fills_the_cache_waits_for_who_frees_blocks() {

@@ -7,11 +7,12 @@ use iomap_core::units::DevAddr;
 use proptest::prelude::*;
 
 use super::{Finding, Report, Severity, check};
-use crate::format::item::{Dirent, ExtentItem, FileType, OrphanItem, RefcountItem};
+use crate::format::item::{Body, Dirent, ExtentItem, FileType, OrphanItem, RefcountItem};
 use crate::format::superblock::SLOT_ADDRS;
 use crate::format::{BlockRange, DiskBlock, DiskRun, FileBlock, Ino, Key, Kind, Superblock};
 use crate::meta::dir::RenameMode;
 use crate::meta::testing::{at, directory, file, new_fs};
+use crate::meta::tree::Walk;
 use crate::meta::xattr::SetMode;
 use crate::meta::{Meta, OpenOptions, Purpose, Txn};
 
@@ -494,4 +495,262 @@ proptest! {
         let len = len.index(image.len()) / 512 * 512;
         touch_everything(&image[..len.max(512)]);
     }
+}
+
+type Damage = fn(&Sample, &mut Txn<'_>) -> iomap_core::error::Result<()>;
+
+/// Each sentence the check has for an item or an inode, with what it is for.
+const MISFITS: &[(&str, Damage)] = &[
+    ("a size without data", |s, t| {
+        t.update_inode(s.dir, |i| {
+            i.size = 5;
+            Ok(())
+        })
+        .map(|_| ())
+    }),
+    ("a parent, though it is no directory", |s, t| {
+        t.update_inode(s.file, |i| {
+            i.parent = Ino::ROOT;
+            Ok(())
+        })
+        .map(|_| ())
+    }),
+    ("entries, though it is no directory", |s, t| {
+        t.update_inode(s.file, |i| {
+            i.entries = 1;
+            Ok(())
+        })
+        .map(|_| ())
+    }),
+    ("inline data in no file", |s, t| {
+        t.update_inode(s.dir, |i| {
+            (i.size, i.body) = (1, Body::Inline(vec![1]));
+            Ok(())
+        })
+        .map(|_| ())
+    }),
+    ("an extent, but no file with extents", |s, t| {
+        let run = DiskRun::new(DiskBlock::new(1000), 1);
+        let item = ExtentItem {
+            run,
+            unwritten: true,
+        };
+        t.insert(Key::extent(s.link, FileBlock::ZERO), &item.encode())
+    }),
+    ("past the largest file", |s, t| {
+        let run = DiskRun::new(DiskBlock::new(1000), 1);
+        let item = ExtentItem {
+            run,
+            unwritten: true,
+        };
+        t.insert(Key::extent(s.file, FileBlock::MAX), &item.encode())
+    }),
+    ("a second inode item", |s, t| {
+        t.insert(Key::new(s.file, Kind::Inode, 1), b"anything")
+    }),
+    ("belongs to no inode", |_, t| {
+        t.insert(Key::new(Ino::GLOBAL, Kind::Symlink, 0), b"x")
+    }),
+    ("an entry, but no directory", |s, t| {
+        let entry = Dirent {
+            ino: s.file,
+            file_type: FileType::Regular,
+            name: b"x".to_vec(),
+        };
+        t.insert(Key::new(s.file, Kind::Dirent, 16), &entry.encode())
+    }),
+    ("an empty piece", |s, t| {
+        t.insert(Key::new(s.link, Kind::Symlink, 1000), b"")
+    }),
+    ("its value is cut short", |s, t| {
+        let mut last = None;
+        let (from, to) = (
+            Key::new(s.file, Kind::Xattr, 0),
+            Key::new(s.file, Kind::Xattr, u64::MAX),
+        );
+        t.view().walk(
+            from,
+            to,
+            |_| Ok(()),
+            |key, ()| {
+                if !key.offset.is_multiple_of(1 << 16) {
+                    last = Some(key);
+                }
+                Ok(Walk::On)
+            },
+        )?;
+        t.remove_known(&last.unwrap())
+    }),
+    ("a directory with more than one name", |s, t| {
+        t.update_inode(s.dir, |i| {
+            i.nlink += 1;
+            Ok(())
+        })?;
+        let entry = Dirent {
+            ino: s.dir,
+            file_type: FileType::Directory,
+            name: b"again".to_vec(),
+        };
+        t.insert(Key::new(Ino::ROOT, Kind::Dirent, 16), &entry.encode())
+    }),
+    ("the root directory is missing", |_, t| {
+        t.remove_known(&Key::inode(Ino::ROOT))
+    }),
+];
+
+#[test]
+fn every_item_and_inode_that_does_not_fit_is_named() {
+    for (what, damage) in MISFITS {
+        let s = sample(4096);
+        change(&s.meta, |t| damage(&s, t));
+        let report = s.check();
+        let named = report.errors().any(|finding| match finding {
+            Finding::Misfit { what: found, .. } | Finding::Inode { what: found, .. } => {
+                found == what
+            }
+            _ => false,
+        });
+        assert!(named, "{what}: {:?}", report.findings);
+    }
+}
+
+#[test]
+fn names_that_are_there_twice_and_inodes_nobody_can_reach_are_found() {
+    let s = sample(4096);
+    let (dir, file, inner) = (s.dir, s.file, s.clone);
+    let found = s.damaged(|t| {
+        // The same name in the next place of its bucket.
+        let mut twice = None;
+        let (from, to) = (
+            Key::new(dir, Kind::Dirent, 0),
+            Key::new(dir, Kind::Dirent, u64::MAX),
+        );
+        t.view().walk(from, to, Dirent::decode, |key, entry| {
+            if entry.ino == file {
+                twice = Some((key, entry));
+            }
+            Ok(Walk::On)
+        })?;
+        let (key, entry) = twice.unwrap();
+        let beside = Key::new(dir, Kind::Dirent, key.offset ^ 1);
+        t.insert(beside, &entry.encode())?;
+        t.update_inode(inner, |i| {
+            i.nlink = 0;
+            Ok(())
+        })?;
+        Ok(())
+    });
+    let twice = |f: &Finding| matches!(f, Finding::DuplicateName { .. });
+    assert!(found.iter().any(twice), "{found:?}");
+}
+
+/// Links that are counted right, and a name for none of them.
+#[test]
+fn inodes_without_a_name_are_found() {
+    let s = sample(4096);
+    let lost = change(&s.meta, |t| {
+        let empty = t.create(Ino::ROOT, b"empty", &directory())?.0;
+        let lost = t.create(Ino::ROOT, b"lost", &file())?.0;
+        for name in [&b"empty"[..], b"lost"] {
+            let mut place = None;
+            let (from, to) = (
+                Key::new(Ino::ROOT, Kind::Dirent, 0),
+                Key::new(Ino::ROOT, Kind::Dirent, u64::MAX),
+            );
+            t.view().walk(from, to, Dirent::decode, |key, entry| {
+                if entry.name == name {
+                    place = Some(key);
+                }
+                Ok(Walk::On)
+            })?;
+            t.remove_known(&place.unwrap())?;
+        }
+        t.update_inode(Ino::ROOT, |i| {
+            i.entries -= 2;
+            i.nlink -= 1;
+            Ok(())
+        })?;
+        for ino in [empty, lost] {
+            t.update_inode(ino, |i| {
+                i.nlink = 0;
+                Ok(())
+            })?;
+        }
+        Ok([empty, lost])
+    });
+    let report = s.check();
+    for ino in lost {
+        let unreachable = Finding::Unreachable { ino };
+        assert!(report.findings.contains(&unreachable), "{report:?}");
+    }
+}
+
+#[test]
+fn counts_of_blocks_that_are_not_there_and_unwritten_blocks_with_two_owners_are_found() {
+    let s = sample(4096);
+    let (file, clone) = (s.file, s.clone);
+    let far = DiskRun::new(DiskBlock::new(1 << 40), 1);
+    let found = s.damaged(|t| {
+        let count = RefcountItem { len: 1, count: 2 };
+        t.insert(Key::refcount(far.start), &count.encode())?;
+        // The unwritten blocks of the file, in the clone too, and counted.
+        let extent = t
+            .view()
+            .extent_at(file, BlockRange::at(FileBlock::new(12), 4))?;
+        let crate::meta::extents::ExtentState::Mapped { start, .. } = extent.state else {
+            panic!("{extent:?}");
+        };
+        let run = DiskRun::new(start, 4);
+        let item = ExtentItem {
+            run,
+            unwritten: true,
+        };
+        t.insert(Key::extent(clone, FileBlock::new(50)), &item.encode())?;
+        let count = RefcountItem { len: 4, count: 2 };
+        t.insert(Key::refcount(run.start), &count.encode())
+    });
+    let ino = Ino::GLOBAL;
+    assert!(
+        found.contains(&Finding::OutOfRange { ino, run: far }),
+        "{found:?}"
+    );
+    let twice = |f: &Finding| matches!(f, Finding::UsedTwice { run } if run.len == 4);
+    assert!(found.iter().any(twice), "{found:?}");
+}
+
+/// The other slot belongs to another file system.
+#[test]
+fn a_slot_of_another_file_system_is_found() {
+    let s = sample(4096);
+    let report = s.check();
+    let newest = report.census.generation;
+    for (slot, addr) in SLOT_ADDRS.into_iter().enumerate() {
+        let image = s.device.image();
+        let mut sb = Superblock::decode(&image[addr as usize..]).unwrap();
+        if sb.generation == newest {
+            continue;
+        }
+        sb.uuid[0] ^= 1;
+        bytes::write_bytes(&*s.device, DevAddr::new(addr), &sb.encode(), false).unwrap();
+        let bad = check(Arc::clone(&s.device) as _).unwrap();
+        assert_eq!(bad.findings, [Finding::ForeignSlot { slot }]);
+    }
+}
+
+/// A mount believes no image in which a block has two owners and no count.
+#[test]
+fn a_mount_refuses_blocks_that_are_in_use_twice() {
+    let s = sample(4096);
+    let clone = s.clone;
+    change(&s.meta, |t| {
+        let run = DiskRun::new(DiskBlock::new(16), 1);
+        let item = ExtentItem {
+            run,
+            unwritten: true,
+        };
+        t.insert(Key::extent(clone, FileBlock::new(100)), &item.encode())
+    });
+    s.meta.commit().unwrap();
+    let opened = Meta::open(Arc::clone(&s.device) as _, OpenOptions::default());
+    assert!(matches!(opened, Err(crate::meta::OpenError::Corrupt(_))));
 }
