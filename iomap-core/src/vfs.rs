@@ -9,6 +9,7 @@
 //! caller are the caller's; a file system checks what its own invariants need.
 
 mod flags;
+mod modes;
 mod time;
 
 use std::any::Any;
@@ -22,7 +23,8 @@ use crate::seek::Whence;
 use crate::stats::Snapshot;
 use crate::units::{FilePos, FileRange};
 
-pub use self::flags::{IoFlags, OpenFlags};
+pub use self::flags::{InodeFlags, IoFlags, OpenFlags};
+pub use self::modes::{RenameMode, XattrMode};
 pub use self::time::Timestamp;
 
 /// An inode number.
@@ -128,18 +130,6 @@ pub enum Special {
     BlockDevice(u64),
 }
 
-/// How `rename` treats an existing target.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum RenameMode {
-    /// Replace it, where POSIX allows.
-    #[default]
-    Replace,
-    /// Fail with `EEXIST` (`RENAME_NOREPLACE`).
-    NoReplace,
-    /// Swap the two; both must exist (`RENAME_EXCHANGE`).
-    Exchange,
-}
-
 /// One entry of a directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DirEntry {
@@ -151,18 +141,6 @@ pub struct DirEntry {
     pub name: Vec<u8>,
     /// Continue after this entry with this cookie. Stays good while other entries come and go.
     pub cookie: u64,
-}
-
-/// Whether setting an extended attribute may create or replace it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum XattrMode {
-    /// Either.
-    #[default]
-    Any,
-    /// Fail with `EEXIST` if it is there.
-    Create,
-    /// Fail with `ENODATA` if it is not.
-    Replace,
 }
 
 /// What `statfs` tells.
@@ -350,6 +328,26 @@ pub trait Vfs: Send + Sync {
     ///
     /// `ENODATA` if there is none.
     fn removexattr(&self, ino: Ino, name: &[u8]) -> Result<()>;
+
+    /// The flags of an inode of any type.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT`; `EOPNOTSUPP` where inodes have none.
+    fn flags(&self, ino: Ino) -> Result<InodeFlags> {
+        let _ = ino;
+        Err(FsError::Unsupported("flags of inodes"))
+    }
+
+    /// Sets all flags of an inode: those not in `flags` are cleared.
+    ///
+    /// # Errors
+    ///
+    /// `EOPNOTSUPP` for a change of a flag that the file system does not act on; `ENOENT`, `EROFS`.
+    fn set_flags(&self, ino: Ino, flags: InodeFlags) -> Result<()> {
+        let _ = (ino, flags);
+        Err(FsError::Unsupported("flags of inodes"))
+    }
 
     /// Space and limits.
     ///

@@ -12,6 +12,7 @@
 mod attr;
 mod data;
 mod dir;
+mod ioctl;
 mod names;
 mod shared;
 mod xattr;
@@ -25,9 +26,9 @@ use std::time::SystemTime;
 
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
-    InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
-    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek,
+    ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use iomap_core::error::Errno;
 use iomap_core::vfs::SetAttr;
@@ -433,6 +434,23 @@ impl Filesystem for Server {
     ) {
         let (range, caller) = ((offset, length), (req.uid(), req.gid()));
         reply_empty(self.shared.fallocate(fh, range, mode, caller), reply);
+    }
+
+    fn ioctl(
+        &self,
+        _req: &Request,
+        node: INodeNo,
+        _fh: FileHandle,
+        _flags: IoctlFlags,
+        cmd: u32,
+        in_data: &[u8],
+        _out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        match self.shared.ioctl(self.shared.ino(node), cmd, in_data) {
+            Ok(answer) => reply.ioctl(0, &answer),
+            Err(error) => reply.error(fail(&error)),
+        }
     }
 
     fn lseek(

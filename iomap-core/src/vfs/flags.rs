@@ -23,6 +23,29 @@ bitflags::bitflags! {
 }
 
 bitflags::bitflags! {
+    /// What is true of an inode beside its attributes: the `FS_*_FL` of `FS_IOC_GETFLAGS`.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct InodeFlags: u32 {
+        /// Every write is durable (`S`).
+        const SYNC = 0x8;
+        /// Cannot be changed (`i`).
+        const IMMUTABLE = 0x10;
+        /// Can only grow at its end (`a`).
+        const APPEND = 0x20;
+        /// Backups leave it out (`d`).
+        const NODUMP = 0x40;
+        /// Reading leaves the access time alone (`A`).
+        const NOATIME = 0x80;
+        /// Every change of the directory is durable (`D`).
+        const DIRSYNC = 0x1_0000;
+        /// Its pages are the device's bytes (`x`).
+        const DAX = 0x200_0000;
+        // Others are kept and shown.
+        const _ = !0;
+    }
+}
+
+bitflags::bitflags! {
     /// How one read or write is done, beside how the file was opened.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     pub struct IoFlags: u16 {

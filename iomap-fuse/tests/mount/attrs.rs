@@ -9,8 +9,13 @@ use rustix::fs::{
 
 use crate::Scenario;
 use crate::bed::{Bed, as_nobody};
+use crate::raw::{inode_flags, set_inode_flags};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
+    (
+        "flags_of_inodes_are_told_set_and_refused",
+        inode_flags_scenario,
+    ),
     (
         "times_keep_nanoseconds_also_before_1970",
         times_keep_nanoseconds,
@@ -276,4 +281,24 @@ fn link_moves_ctime(bed: &Bed) {
         linked,
         "the sync of the write does not set it back"
     );
+}
+
+fn inode_flags_scenario(bed: &Bed) {
+    const IMMUTABLE: u32 = 0x10;
+    const NODUMP: u32 = 0x40;
+    std::fs::create_dir(bed.path("d")).unwrap();
+    std::fs::write(bed.path("f"), b"x").unwrap();
+    for name in ["d", "f"] {
+        let file = std::fs::File::open(bed.path(name)).unwrap();
+        assert_eq!(inode_flags(&file).unwrap(), 0, "{name}");
+        set_inode_flags(&file, NODUMP).unwrap();
+        let refused = set_inode_flags(&file, NODUMP | IMMUTABLE).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::EOPNOTSUPP), "{name}");
+        drop(file);
+        bed.forget();
+        let file = std::fs::File::open(bed.path(name)).unwrap();
+        assert_eq!(inode_flags(&file).unwrap(), NODUMP, "{name}");
+        set_inode_flags(&file, 0).unwrap();
+        assert_eq!(inode_flags(&file).unwrap(), 0, "{name}");
+    }
 }

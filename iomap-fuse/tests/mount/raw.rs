@@ -169,3 +169,25 @@ pub(crate) fn write_queued(file: &File, bytes: &[u8], at: u64) -> i64 {
     // data, obj, res, res2
     event[2]
 }
+
+/// `FS_IOC_GETFLAGS`.
+pub(crate) fn inode_flags(file: &File) -> std::io::Result<u32> {
+    let mut flags: libc::c_long = 0;
+    // SAFETY: the request writes an integer, no longer than this one.
+    let done = unsafe { libc::ioctl(file.as_raw_fd(), 0x8008_6601, &raw mut flags) };
+    if done < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    Ok(flags as u32)
+}
+
+/// `FS_IOC_SETFLAGS`.
+pub(crate) fn set_inode_flags(file: &File, flags: u32) -> std::io::Result<()> {
+    let flags = libc::c_long::from(flags);
+    // SAFETY: the request reads an integer, no longer than this one.
+    let done = unsafe { libc::ioctl(file.as_raw_fd(), 0x4008_6602, &raw const flags) };
+    if done < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    Ok(())
+}

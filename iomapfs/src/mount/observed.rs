@@ -14,8 +14,8 @@ use iomap_core::seek::Whence;
 use iomap_core::stats::Snapshot;
 use iomap_core::units::{FilePos, FileRange};
 use iomap_core::vfs::{
-    Attr, DirEntry, Fallocate, FileType, Held, Ino, IoFlags, NewInode, OpenFile, OpenFlags,
-    RenameMode, SetAttr, Special, StatFs, Timestamp, Vfs, XattrMode,
+    Attr, DirEntry, Fallocate, FileType, Held, Ino, InodeFlags, IoFlags, NewInode, OpenFile,
+    OpenFlags, RenameMode, SetAttr, Special, StatFs, Timestamp, Vfs, XattrMode,
 };
 use serde_json::{Map, Value, json};
 
@@ -294,6 +294,18 @@ impl Vfs for Observed {
     fn removexattr(&self, ino: Ino, name: &[u8]) -> Result<()> {
         foreign(ino)?;
         self.inner.removexattr(ino, name)
+    }
+
+    fn flags(&self, ino: Ino) -> Result<InodeFlags> {
+        match is_ours(ino) {
+            true => Ok(InodeFlags::empty()),
+            false => self.inner.flags(ino),
+        }
+    }
+
+    fn set_flags(&self, ino: Ino, flags: InodeFlags) -> Result<()> {
+        foreign(ino)?;
+        self.inner.set_flags(ino, flags)
     }
 
     fn statfs(&self) -> Result<StatFs> {

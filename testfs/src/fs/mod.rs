@@ -32,6 +32,7 @@ mod balance;
 mod dax;
 mod direct;
 mod fallocate;
+mod flags;
 mod inline;
 mod inode;
 mod map;

@@ -12,8 +12,8 @@ use iomap_core::stats::Snapshot;
 use iomap_core::units::FilePos;
 use iomap_core::vfs;
 use iomap_core::vfs::{
-    Attr, DirEntry, Held, NewInode, OpenFile, OpenFlags, RenameMode, SetAttr, Special, StatFs,
-    Timestamp, Vfs, XattrMode,
+    Attr, DirEntry, Held, InodeFlags, NewInode, OpenFile, OpenFlags, RenameMode, SetAttr, Special,
+    StatFs, Timestamp, Vfs, XattrMode,
 };
 
 use super::TestFs;
@@ -102,7 +102,7 @@ impl TestFs {
     }
 
     /// The item of an inode that exists for callers: has a name, is in use, or is held.
-    fn item(&self, ino: Ino) -> Result<Inode> {
+    pub(super) fn item(&self, ino: Ino) -> Result<Inode> {
         let item = self.meta().read(|view| view.inode(ino))?;
         if item.nlink == 0 && !self.table.is_held(ino) && self.table.peek(ino).is_none() {
             return Err(Errno::NOENT.into());
@@ -363,6 +363,14 @@ impl Vfs for TestFs {
 
     fn removexattr(&self, at: vfs::Ino, name: &[u8]) -> Result<()> {
         self.remove_xattr(ino(at), name)
+    }
+
+    fn flags(&self, at: vfs::Ino) -> Result<InodeFlags> {
+        self.inode_flags(ino(at))
+    }
+
+    fn set_flags(&self, at: vfs::Ino, flags: InodeFlags) -> Result<()> {
+        self.set_inode_flags(ino(at), flags)
     }
 
     fn statfs(&self) -> Result<StatFs> {
