@@ -1,5 +1,6 @@
-//! Faults and punches of one DAX file, in scheduled interleavings: the lock of an entry is handed on to
-//! whoever waits for it, and nobody sees what a block held before.
+//! Faults, flushes and moves of blocks of one DAX file, in scheduled interleavings: the lock of an
+//! entry is handed on to whoever waits for it, no store that was flushed is lost, and nobody sees
+//! what a block held before.
 
 #![cfg(iomap_shuttle)]
 #![expect(clippy::unwrap_used, reason = "tests")]
@@ -55,10 +56,40 @@ fn byte(mapping: &SoftMapping, page: u64) -> u8 {
     byte[0]
 }
 
+/// Three threads want the entry of one page while a flush walks over it, and a fourth takes it out
+/// of the table: all get on, and no store is lost.
+#[test]
+fn who_waits_for_an_entry_gets_it_or_finds_it_gone() {
+    search(300, || {
+        let file = Disk::new(16).written::<false>(2, 1);
+        let storers: Vec<_> = (0..2_u8)
+            .map(|n| {
+                go(&file, move |file| {
+                    let mapping = file.map(MapOptions::empty());
+                    let pos = FilePos::saturating(u64::from(n) * 8);
+                    for value in 2..4 {
+                        mapping.store(pos, &[value]).unwrap();
+                        let mut found = [0];
+                        mapping.load(pos, &mut found).unwrap();
+                        assert_eq!(found, [value]);
+                    }
+                })
+            })
+            .collect();
+        let flusher = go(&file, |file| file.fsync());
+        let mover = go(&file, |file| file.move_page(0).unwrap());
+        for thread in storers.into_iter().chain([flusher, mover]) {
+            thread.join().unwrap();
+        }
+        file.fsync();
+        assert_eq!((file.read(0, 1), file.read(8, 1)), (vec![3], vec![3]));
+    });
+}
+
 /// A store beside a punch of the page is before it or after it, and shows nothing old.
 #[test]
 fn a_store_beside_a_punch_is_before_it_or_after_it() {
-    search(30, || {
+    search(300, || {
         let file = Disk::new(16).written::<false>(2, 1);
         let storer = go(&file, |file| {
             let mapping = file.map(MapOptions::empty());

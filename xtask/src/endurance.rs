@@ -1,5 +1,5 @@
-//! What `cargo xtask test --long` adds: torture and crashes with seeds nobody has tried, for a given
-//! time.
+//! What `cargo xtask test --long` adds, and `cargo xtask endurance` does alone: torture and crashes with
+//! seeds nobody has tried, for a given time.
 //!
 //! Owns the time and the choice of seeds. A round that fails prints its seed and the command that
 //! repeats it; how it becomes a named test stands in docs/TESTING.md.

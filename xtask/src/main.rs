@@ -26,6 +26,7 @@ usage: cargo xtask <command>
   test [--quick | --long]  every test suite; --quick leaves out the model checkers and the
                            torture run, --long raises seeds and time, and goes on with
                            new seeds for IOMAP_LONG_MINUTES (30)
+  endurance                that last part alone: torture and crashes with new seeds
   ci                       what .ci/run does: fmt, lint, doc, every bench once, test
   fmt                      formats every file
   lint                     clippy, warnings are errors
@@ -67,6 +68,11 @@ fn main() -> ExitCode {
 fn dispatch(args: &[&str]) -> Result<Counts, String> {
     match args {
         ["test", rest @ ..] => Ok(test(effort(rest)?)),
+        ["endurance"] => {
+            let counts = endurance::run();
+            counts.print();
+            Ok(counts)
+        }
         ["ci"] => ci(),
         ["fmt"] => {
             tools::component("rustfmt")?;
