@@ -193,11 +193,16 @@ fn partly_uptodate(
     };
     let wanted = range.intersect(folio.range()).intersect(inode.bytes());
     let offset = wanted.start().since(folio.range().start()) as usize;
-    if wanted.is_empty() || !locked.is_range_uptodate(offset..offset + wanted.len() as usize) {
+    let missing = locked.first_not_uptodate(offset..offset + wanted.len() as usize);
+    // What comes before the first block that is missing.
+    let ready = missing.map_or(wanted, |bytes| {
+        wanted.take(bytes.start.saturating_sub(offset) as u64)
+    });
+    if ready.is_empty() {
         return Cached::Missing;
     }
     inode.counters().count(Event::cache_hits);
-    copy(inode, &locked, range, to, options)
+    copy(inode, &locked, ready, to, options)
 }
 
 /// Brings in the folio at the start of `range`, and what readahead wants behind it; returns when
@@ -347,11 +352,12 @@ fn wait_or_reread<B: MapOps + ?Sized>(
     };
     let wanted = range.intersect(locked.range());
     let start = wanted.start().since(locked.range().start()) as usize;
-    let wanted = start..start + wanted.len() as usize;
-    if locked.is_range_uptodate(wanted.clone()) {
+    // The reader takes what there is and comes back for the rest: only its first byte is needed.
+    let first = wanted.take(1);
+    if locked.is_range_uptodate(start..start + first.len() as usize) {
         return Ok(());
     }
-    let filling = fill::read_locked(backend, locked)?;
+    let filling = fill::read_locked(backend, locked, first)?;
     folio.wait_unlocked(&**inode.device());
     match filling.error() {
         Some(error) => Err(FsError::Device(error)),
@@ -370,7 +376,8 @@ fn wait_or_reread<B: MapOps + ?Sized>(
 pub fn read_folio<B: MapOps + ?Sized>(backend: &B, folio: LockedFolio) -> Result<LockedFolio> {
     let inode = backend.inode();
     let reference = FolioRef::clone(&folio);
-    let filling = fill::read_locked(backend, folio)?;
+    let needed = folio.range();
+    let filling = fill::read_locked(backend, folio, needed)?;
     reference.wait_unlocked(&**inode.device());
     if let Some(error) = filling.error() {
         return Err(FsError::Device(error));

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use crate::device::{Bio, BioOp, Completion, Plug, Segment};
-use crate::error::{DeviceError, Result};
+use crate::error::{DeviceError, FsError, Result};
 use crate::folio::{LockedFolio, ReadingFolio};
 use crate::folio_write::fill_inline;
 use crate::inode::Inode;
@@ -145,9 +145,13 @@ pub(super) fn bring_in<B: MapOps + ?Sized>(
             folio.set_readahead();
         }
     }
-    let started = start_reading(backend, folios, flags, filling);
+    let (mapped, failed) = start_reading(backend, folios, flags, filling);
     filling.end_one();
-    started.map(|()| pages)
+    match failed {
+        // What was not mapped stays missing, and whoever needs it meets the error itself.
+        Some((_, error)) if mapped == 0 => Err(error),
+        _ => Ok(pages),
+    }
 }
 
 /// The largest folio at `at` that is aligned, ends in the window and meets no other.
@@ -172,14 +176,21 @@ fn create(
 }
 
 /// Starts reading the missing blocks of one locked folio. The lock goes with the read.
-pub(super) fn read_locked<B: MapOps + ?Sized>(backend: &B, folio: LockedFolio) -> Result<Filling> {
+pub(super) fn read_locked<B: MapOps + ?Sized>(
+    backend: &B,
+    folio: LockedFolio,
+    needed: FileRange,
+) -> Result<Filling> {
     tracing::trace!(
         target: "iomap::read", ino = backend.inode().ino(), folio = %folio.range(), "read_folio"
     );
     let filling = Filling::new();
-    start_reading(backend, vec![folio], MapFlags::empty(), &filling)?;
+    let (_, failed) = start_reading(backend, vec![folio], MapFlags::empty(), &filling);
     filling.end_one();
-    Ok(filling)
+    match failed {
+        Some((missing, error)) if missing.overlaps(needed) => Err(error),
+        _ => Ok(filling),
+    }
 }
 
 /// A piece of a folio that must come from the device.
@@ -195,10 +206,10 @@ fn start_reading<B: MapOps + ?Sized>(
     mut folios: Vec<LockedFolio>,
     flags: MapFlags,
     filling: &Filling,
-) -> Result<()> {
+) -> (u64, Option<(FileRange, FsError)>) {
     let inode = backend.inode();
     let (Some(first), Some(last)) = (folios.first(), folios.last()) else {
-        return Ok(());
+        return (0, None);
     };
     let whole = FileRange::between(first.range().start(), last.range().end());
     let end = inode.size().round_up(inode.block_bits());
@@ -210,7 +221,7 @@ fn start_reading<B: MapOps + ?Sized>(
     let between = FileRange::between(end, metadata);
     zero_missing(&mut folios, whole.intersect(between));
     let max = inode.device().limits().max_transfer;
-    let (mut done, mut result) = (0, Ok(()));
+    let (mut mapped, mut failed) = (0, None);
     for part in [
         FileRange::between(FilePos::ZERO, end),
         FileRange::between(metadata, FilePos::MAX),
@@ -219,13 +230,15 @@ fn start_reading<B: MapOps + ?Sized>(
         let outcome = for_each_mapping(backend, part, Intent::Read, flags, |step| {
             plan_mapping(&mut folios, step, max, &mut pieces)
         });
-        done += outcome.done;
-        result = result.and(outcome.all_or_error());
+        mapped += outcome.done;
+        let missing = part.skip(outcome.done);
+        if let Err(error) = outcome.all_or_error() {
+            failed.get_or_insert((missing, error));
+        }
     }
-    // What was planned before an error is read all the same. What was not stays missing, and whoever
-    // needs it meets the error itself.
+    // What was planned before an error is read all the same.
     submit(inode, folios, pieces, filling);
-    if done == 0 { result } else { Ok(()) }
+    (mapped, failed)
 }
 
 /// The body for one mapping: what is missing of it is zeroed, copied from the inode, or planned.

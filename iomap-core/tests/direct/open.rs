@@ -282,3 +282,30 @@ fn a_read_that_fills_the_cache_waits_for_who_frees_blocks() {
         file.hooks.lock().begin = None;
     }
 }
+
+/// A page whose mapping fails, behind others: what comes before it is given, and it says why itself.
+#[test]
+fn a_read_ends_where_a_mapping_fails_and_tells_why_there() {
+    let file = TestFile::new(12);
+    file.lay_out(0..4, Some(1));
+    file.state.lock().longest = 1;
+    let open = open(&file, OpenFlags::empty());
+    let fail_from = |at: u64| {
+        file.hooks.lock().begin = Some(Box::new(move |req| {
+            if req.range.start() >= pos(at) {
+                return Err(FsError::NoSpace.into());
+            }
+            Ok(())
+        }));
+    };
+    let mut to = [0; 3 * 4096];
+    fail_from(0);
+    assert_eq!(open.read_at(pos(0), &mut to, NONE), Err(FsError::NoSpace));
+    fail_from(PAGE);
+    assert_eq!(open.read_at(pos(0), &mut to, NONE), Ok(4096));
+    assert_eq!(to[..4096], [1; 4096]);
+    let behind = open.read_at(pos(PAGE), &mut to, NONE);
+    assert_eq!(behind, Err(FsError::NoSpace));
+    file.hooks.lock().begin = None;
+    assert_eq!(open.read_at(pos(0), &mut to, NONE), Ok(3 * 4096));
+}
