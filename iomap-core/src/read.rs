@@ -74,7 +74,9 @@ pub fn buffered_read<B: MapOps + ?Sized>(
             Cached::Missing if options.nowait => break Err(FsError::WouldBlock),
             Cached::Missing if refills < REFILLS_MAX => {
                 refills += 1;
-                if let Err(error) = fill_first(backend, rest, options) {
+                // The rest is asked for when the first byte has been taken.
+                let needed = rest.intersect(inode.bytes()).take(1);
+                if let Err(error) = fill_first(backend, rest, needed, options) {
                     break Err(error);
                 }
             }
@@ -206,10 +208,12 @@ fn partly_uptodate(
 }
 
 /// Brings in the folio at the start of `range`, and what readahead wants behind it; returns when
-/// its read has ended.
+/// its read has ended. Its `needed` bytes decide whether that was an error: what cannot be mapped
+/// or read behind them is told to whoever needs it.
 fn fill_first<B: MapOps + ?Sized>(
     backend: &B,
     range: FileRange,
+    needed: FileRange,
     options: ReadOptions<'_>,
 ) -> Result<()> {
     let inode = backend.inode();
@@ -219,7 +223,7 @@ fn fill_first<B: MapOps + ?Sized>(
     let invalidate = inode.invalidate_lock().read();
     if let Some(folio) = inode.cache().find(index) {
         drop(invalidate);
-        return wait_or_reread(backend, &folio, in_file);
+        return wait_or_reread(backend, &folio, needed);
     }
     inode.counters().count(Event::cache_misses);
     let window = window_on_miss(index, wanted, options);
@@ -237,7 +241,7 @@ fn fill_first<B: MapOps + ?Sized>(
             .add(Event::readahead_pages, brought - wanted);
     }
     match inode.cache().find(index) {
-        Some(folio) => wait_or_reread(backend, &folio, in_file),
+        Some(folio) => wait_or_reread(backend, &folio, needed),
         // Truncated or reclaimed meanwhile; the caller looks again.
         None => Ok(()),
     }
@@ -251,7 +255,8 @@ fn fill_first<B: MapOps + ?Sized>(
 /// As [`buffered_read`].
 pub(crate) fn fetch_page<B: MapOps + ?Sized>(backend: &B, page: PageIndex) -> Result<()> {
     let range = FileRange::at_most(page.pos(), PAGE_SIZE as u64);
-    fill_first(backend, range, ReadOptions::default())
+    let needed = range.intersect(backend.inode().bytes());
+    fill_first(backend, range, needed, ReadOptions::default())
 }
 
 /// What to read where a page is missing.
@@ -331,12 +336,12 @@ fn start_readahead<B: MapOps + ?Sized>(backend: &B, index: PageIndex, options: R
     }
 }
 
-/// Waits for the read of a folio in flight; if the bytes of `range` are still missing afterwards,
-/// reads them again, alone, so that the caller gets the device's own error.
+/// Waits for the read of a folio in flight; if some of its `needed` bytes are still missing
+/// afterwards, reads what is missing again, alone, so that the caller gets the device's own error.
 fn wait_or_reread<B: MapOps + ?Sized>(
     backend: &B,
     folio: &FolioRef,
-    range: FileRange,
+    needed: FileRange,
 ) -> Result<()> {
     let inode = backend.inode();
     if folio.is_locked() {
@@ -350,14 +355,12 @@ fn wait_or_reread<B: MapOps + ?Sized>(
     let Some(locked) = inode.cache().lock(folio) else {
         return Ok(());
     };
-    let wanted = range.intersect(locked.range());
-    let start = wanted.start().since(locked.range().start()) as usize;
-    // The reader takes what there is and comes back for the rest: only its first byte is needed.
-    let first = wanted.take(1);
-    if locked.is_range_uptodate(start..start + first.len() as usize) {
+    let needed = needed.intersect(locked.range());
+    let start = needed.start().since(locked.range().start()) as usize;
+    if locked.is_range_uptodate(start..start + needed.len() as usize) {
         return Ok(());
     }
-    let filling = fill::read_locked(backend, locked, first)?;
+    let filling = fill::read_locked(backend, locked, needed)?;
     folio.wait_unlocked(&**inode.device());
     match filling.error() {
         Some(error) => Err(FsError::Device(error)),

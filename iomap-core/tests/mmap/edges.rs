@@ -78,6 +78,34 @@ fn the_rest_of_the_last_page_is_zero_in_a_mapping() {
 }
 
 /// Pages around the one that faults are shown as well, but none that lies behind the end.
+/// A read is content with the first block of a page; a fault is not.
+#[test]
+fn a_page_of_which_the_first_block_is_there_is_read_whole_for_a_fault() {
+    let bits = 10;
+    let file = TestFile::new(
+        Config {
+            bits,
+            ..Config::default()
+        },
+        PAGE,
+    );
+    file.lay_out(0..4, 7);
+    for access in ["load", "store"] {
+        file.write(0, &[9; 1024]).unwrap();
+        let mapping = file.map(0..1, BOTH);
+        if access == "store" {
+            mapping.store(pos(PAGE - 1), &[8]).unwrap();
+        } else {
+            assert_eq!(load(&mapping, 1024, 3 * 1024), [7; 3 * 1024]);
+        }
+        drop(mapping);
+        file.sync();
+        file.drop_cache();
+    }
+    let whole = [vec![9; 1024], vec![7; 3 * 1024 - 1], vec![8]].concat();
+    assert_eq!(file.read(0, PAGE as usize), whole);
+}
+
 #[test]
 fn a_large_folio_is_not_shown_past_the_end_of_the_file() {
     let config = Config {
