@@ -82,7 +82,8 @@ pub(super) fn change<B: MapOps + ?Sized>(
         let mut result = outcome.all_or_error();
         if found == Found::OtherBlocks && !here.is_empty() {
             // Who sees pages of zeroes, or those that were shared, sees the new ones from here on.
-            let (start, end) = here.pages();
+            // That is all of their blocks, which may be larger than pages.
+            let (start, end) = here.round_out(inode.block_bits()).pages();
             let nothing = PageIndex::ZERO..PageIndex::ZERO;
             result = result.and(drop_entries(inode, &(start..end), &nothing));
         }

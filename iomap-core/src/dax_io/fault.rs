@@ -17,6 +17,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use super::change::{copy_around, is_copied};
 use super::{flush_range, persist_entry, table_of};
 use crate::dax::{DaxTable, Entry, EntryGuard, EntrySize, Place};
@@ -156,7 +158,7 @@ impl<B: WritebackOps + ?Sized> Fault<'_, B> {
 
     /// The part with the entry locked.
     fn show(&self) -> Result<Shown, FaultError> {
-        let Some(entry) = self.table.lock(self.page, self.size) else {
+        let Some((entry, others)) = self.lock() else {
             return Ok(Shown::Smaller);
         };
         // The size is looked at with the entry locked: a truncate that came first has been here
@@ -168,18 +170,61 @@ impl<B: WritebackOps + ?Sized> Fault<'_, B> {
         if entry.size() == EntrySize::Huge && entry.pages().end > end {
             return self.give_up_large(entry);
         }
+        if self.access.is_store() {
+            // Who writes to a new block by call finds no mapping that shows zeroes in its place.
+            let zeroes = |entry: &&EntryGuard<'_>| is_zero(entry);
+            let all = others.iter().chain([&entry]);
+            all.filter(zeroes).for_each(|entry| self.unmap(entry));
+        }
+        let mut copied = false;
         for _ in 0..COPIES_MAX {
-            match self.locate(&entry)? {
+            match self.locate(&entry, &others)? {
                 Located::Smaller => return self.give_up_large(entry),
-                Located::Copied => {}
-                Located::Here(found) => return self.show_found(&entry, found),
+                Located::Copied => copied = true,
+                Located::Here(found) => {
+                    // They were clean: what is dirty has blocks of the file's own.
+                    let stale = |other: &EntryGuard<'_>| copied || is_zero(other);
+                    let stale = others.into_iter().filter(stale);
+                    stale.for_each(EntryGuard::delete);
+                    return self.show_found(&entry, found);
+                }
             }
         }
         Err(self.protocol("blocks that are shared again and again"))
     }
 
+    /// The entry of the page, and for a store those of the other pages of its block: the block may
+    /// become another one.
+    fn lock(&self) -> Option<(EntryGuard<'_>, Others<'_>)> {
+        let block = self.bytes(&self.size.around(self.page));
+        let block = block.round_out(self.inode.block_bits());
+        if !self.access.is_store() || self.size == EntrySize::Huge {
+            return Some((self.table.lock(self.page, self.size)?, Others::new()));
+        }
+        let (mut page, end) = block.pages();
+        let (mut ours, mut others) = (None, Others::new());
+        while page < end {
+            let entry = self.table.lock(page, self.size)?;
+            page = entry.pages().end;
+            if entry.pages().contains(&self.page) {
+                ours = Some(entry);
+            } else {
+                others.push(entry);
+            }
+        }
+        Some((ours?, others))
+    }
+
+    fn unmap(&self, entry: &EntryGuard<'_>) {
+        self.inode.cache().mappings().unmap(&entry.pages());
+    }
+
     /// Where the pages of the entry are; a store gets blocks of the file's own.
-    fn locate(&self, entry: &EntryGuard<'_>) -> Result<Located, FaultError> {
+    fn locate(
+        &self,
+        entry: &EntryGuard<'_>,
+        others: &[EntryGuard<'_>],
+    ) -> Result<Located, FaultError> {
         let intent = if self.access.is_store() {
             Intent::WriteFault
         } else {
@@ -194,6 +239,13 @@ impl<B: WritebackOps + ?Sized> Fault<'_, B> {
                 if self.access.is_store() && is_copied(step) && copying.is_none() {
                     shared = true;
                     return Ok(Flow::Stop);
+                }
+                if is_copied(step) && self.access.is_store() {
+                    // Nobody may go on seeing the old block when the copy is the file's.
+                    others
+                        .iter()
+                        .chain([entry])
+                        .for_each(|entry| self.unmap(entry));
                 }
                 located = self.take(step, range)?;
                 if !matches!(located, Located::Smaller) {
@@ -358,6 +410,16 @@ impl<B: WritebackOps + ?Sized> Fault<'_, B> {
         let pos = self.page.pos();
         FsError::from(ProtocolError::BadKind { what, pos }).into()
     }
+}
+
+/// The entries of the other pages of a block.
+type Others<'a> = SmallVec<[EntryGuard<'a>; 4]>;
+
+/// Whether it shows zeroes, and no block.
+fn is_zero(entry: &EntryGuard<'_>) -> bool {
+    entry
+        .entry()
+        .is_some_and(|entry| entry.place == Place::Zero)
 }
 
 /// What asking the backend gave.

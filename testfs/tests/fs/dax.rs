@@ -442,3 +442,40 @@ fn what_a_real_synchronous_mapping_stored_and_flushed_is_in_every_crash_image() 
         }
     }
 }
+
+/// A block of several pages becomes another one as a whole: no mapping goes on showing what was
+/// there before in the pages that nobody stored to.
+#[test]
+fn pages_beside_a_store_follow_their_block() {
+    for by_call in [false, true] {
+        for shared in [false, true] {
+            let bed = Bed::dax(32 * MIB, 16_384);
+            let (file, clone) = (bed.create("a"), bed.create("b"));
+            truncate(&bed, &*file, 4 * PAGE).unwrap();
+            if shared {
+                write(&*file, 0, &[1; 4 * PAGE as usize]);
+                file.clone_range(range(0, 4 * PAGE), &*clone, at(0))
+                    .unwrap();
+            }
+            let mapping = map(&file, MapOptions::empty());
+            let mut all = vec![9; 4 * PAGE as usize];
+            mapping.load(at(0), &mut all).unwrap();
+            assert_eq!(all, vec![u8::from(shared); 4 * PAGE as usize]);
+            if by_call {
+                write(&*file, 2 * PAGE, b"new");
+            } else {
+                mapping.store(at(2 * PAGE), b"new").unwrap();
+            }
+            write(&*file, PAGE, b"call");
+            write(&*file, 3 * PAGE, b"call");
+            for (page, wanted) in [(1, &b"call"[..]), (2, b"new"), (3, b"call")] {
+                let mut found = vec![0; wanted.len()];
+                mapping.load(at(page * PAGE), &mut found).unwrap();
+                assert_eq!(
+                    found, wanted,
+                    "page {page}, by call {by_call}, shared {shared}"
+                );
+            }
+        }
+    }
+}
