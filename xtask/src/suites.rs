@@ -169,12 +169,20 @@ fn testfs(effort: Effort) -> Counts {
 
 /// Real memory mappings beside everything else: the example of testfs.
 fn mapped_torture(effort: Effort) -> Counts {
-    let runs: &[(&str, &str)] = match effort {
-        Effort::Quick | Effort::Normal => &[("1", "10")],
-        Effort::Long => &[("1", "600"), ("2", "120"), ("3", "120")],
+    const CACHED: &[&str] = &[];
+    const DAX: &[&str] = &["--dax"];
+    let runs: &[(&str, &str, &[&str])] = match effort {
+        Effort::Quick | Effort::Normal => &[("1", "10", CACHED), ("1", "10", DAX)],
+        Effort::Long => &[
+            ("1", "600", CACHED),
+            ("2", "120", CACHED),
+            ("3", "120", CACHED),
+            ("1", "600", DAX),
+            ("2", "120", DAX),
+        ],
     };
     let mut counts = Counts::default();
-    for (seed, seconds) in runs {
+    for (seed, seconds, more) in runs {
         let args = [
             "run",
             "--release",
@@ -188,6 +196,7 @@ fn mapped_torture(effort: Effort) -> Counts {
             "--seconds",
             seconds,
         ];
+        let args = [&args[..], more].concat();
         counts += Step::cargo("testfs, torture of a real mapping", &args).check();
     }
     counts

@@ -11,12 +11,16 @@
 //! A round mounts a testfs in memory behind a device that completes requests in random order,
 //! lets the threads work on one file with a page cache of a few folios, syncs, and mounts again:
 //! after an unmount, or after a crash. Then every byte that was synced has to be there.
+//!
+//! With `--dax` the file is a DAX file on simulated persistent memory: the loads and stores reach
+//! the device's own bytes, and a crash leaves any part of what was not flushed.
 
 #![cfg(not(any(iomap_shuttle, iomap_loom)))]
 
 mod model;
 mod owned;
 mod shaper;
+mod storage;
 mod tail;
 mod work;
 
@@ -26,25 +30,20 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use iomap_core::device::{BlockDevice, MemoryDevice};
-use iomap_core::error::{Errno, FsError};
-use iomap_core::flusher::FlusherConfig;
 use iomap_core::mmap::Prot;
 use iomap_core::units::{FilePos, FileRange};
 use iomap_core::vfs::{NewInode, OpenFile, OpenFlags, Special, Vfs};
 use testfs::check::check;
-use testfs::device::DeferredDevice;
-use testfs::fs::{MkfsOptions, MountOptions, TestFs};
+use testfs::fs::TestFs;
 
 use model::Model;
+use storage::Storage;
 use work::{Bench, Worker};
 
 const VERIFICATION_FAILED: u8 = 1;
 const REFUSED: u8 = 3;
 const HANG: u8 = 5;
 
-/// Bytes of the volume.
-const VOLUME: u64 = 64 << 20;
 /// How long a round works.
 const ROUND: Duration = Duration::from_secs(2);
 /// A thread that did nothing for so long hangs. Long, because a debugger or a busy machine may stop
@@ -67,6 +66,9 @@ struct Args {
     /// Only with blocks of this size
     #[arg(long)]
     block_size: Option<u32>,
+    /// A DAX file
+    #[arg(long)]
+    dax: bool,
 }
 
 /// What a round found wrong.
@@ -74,7 +76,7 @@ pub(crate) type Verdict = Result<(), String>;
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    if let Err(why) = may_map() {
+    if let Err(why) = may_map(args.dax) {
         eprintln!("mapped_torture: {why}");
         return ExitCode::from(REFUSED);
     }
@@ -94,12 +96,14 @@ fn main() -> ExitCode {
         totals.rounds += 1;
     }
     println!(
-        "seed {}: {} rounds, {} operations, {} read faults, {} write faults, {} truncates: ok",
+        "seed {}: {} rounds, {} operations, {} read faults, {} write faults, {} DAX faults, {} \
+         truncates: ok",
         args.seed,
         totals.rounds,
         ops.load(Ordering::Relaxed),
         totals.read_faults,
         totals.write_faults,
+        totals.dax_faults,
         totals.truncates,
     );
     ExitCode::SUCCESS
@@ -110,6 +114,7 @@ struct Totals {
     rounds: u64,
     read_faults: u64,
     write_faults: u64,
+    dax_faults: u64,
     truncates: u64,
 }
 
@@ -123,12 +128,18 @@ struct Setup {
     /// Percent of the requests that are held back.
     held: u8,
     crash: bool,
+    dax: bool,
 }
 
 impl Setup {
     fn draw(args: &Args, rng: &mut fastrand::Rng) -> Self {
-        let block_size = [1024, 4096, 16_384][rng.usize(..3)];
+        let block_size = if args.dax {
+            [4096, 16_384][rng.usize(..2)]
+        } else {
+            [1024, 4096, 16_384][rng.usize(..3)]
+        };
         Self {
+            dax: args.dax,
             seed: rng.u64(..),
             threads: args.threads.max(1),
             block_size: args.block_size.unwrap_or(block_size),
@@ -139,46 +150,15 @@ impl Setup {
     }
 }
 
-type Device = DeferredDevice<Arc<MemoryDevice>>;
-
-/// The same bytes behind a fresh queue.
-fn deferred(memory: &Arc<MemoryDevice>, setup: &Setup, seed: u64) -> Arc<Device> {
-    let held = u64::from(setup.held);
-    let device = DeferredDevice::auto(Arc::clone(memory), seed);
-    let mixed = move |id: u64| id.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(17) ^ seed;
-    Arc::new(device.holding(move |request| mixed(request.id ^ request.addr.bytes()) % 100 < held))
-}
-
-fn mount(device: &Arc<Device>, setup: &Setup) -> Result<Arc<TestFs>, String> {
-    let flusher = FlusherConfig {
-        expire: Duration::from_millis(20),
-        period: Duration::from_millis(10),
-        ..FlusherConfig::default()
-    };
-    let options = MountOptions {
-        cache_bytes: setup.cache_pages * 4096,
-        flusher,
-        commit_interval: Some(Duration::from_millis(100)),
-        ..MountOptions::default()
-    };
-    TestFs::mount(Arc::clone(device) as Arc<dyn BlockDevice>, options).map_err(text)
-}
-
 /// Mount, work, sync, mount again, verify.
 fn round(setup: &Setup, length: Duration, ops: &Arc<AtomicU64>, totals: &mut Totals) -> Verdict {
-    let memory = Arc::new(MemoryDevice::new(VOLUME));
-    let mkfs = MkfsOptions {
-        block_size: setup.block_size,
-        ..MkfsOptions::default()
-    };
-    TestFs::mkfs(memory.clone(), &mkfs).map_err(text)?;
+    let storage = Storage::new(setup)?;
     let model = Model::new(setup.threads, u64::from(setup.block_size));
-    let device = deferred(&memory, setup, setup.seed);
-    let fs = mount(&device, setup)?;
+    let (fs, queue) = storage.mount(setup, setup.seed)?;
     let tables = {
         let (file, clone) = (create(&fs, "mapped")?, create(&fs, "clone")?);
         model.lay_out(&*file)?;
-        let bench = Bench::new(&fs, &device, file, clone, &model, ops);
+        let bench = Bench::new(&fs, &queue, file, clone, &model, ops);
         let tables = bench.work(setup, length)?;
         totals.truncates += bench.truncates();
         tables
@@ -186,22 +166,17 @@ fn round(setup: &Setup, length: Duration, ops: &Arc<AtomicU64>, totals: &mut Tot
     let counters = fs.counters();
     totals.read_faults += counters.read_faults;
     totals.write_faults += counters.write_faults;
+    totals.dax_faults += counters.dax_faults;
     if !setup.crash {
         fs.unmount().map_err(text)?;
     }
     drop(fs);
-    // A thread that answered the last fault may hold the file yet; until it lets go the mount is
-    // not gone, and may write.
-    while Arc::strong_count(&device) > 1 {
-        std::thread::yield_now();
-    }
-    drop(device);
-    let device = deferred(&memory, setup, setup.seed ^ 1);
-    let fs = mount(&device, setup)?;
+    let storage = storage.after_mount(queue, setup)?;
+    let (fs, queue) = storage.mount(setup, setup.seed ^ 1)?;
     verify(&fs, &model, &tables, setup)?;
     fs.unmount().map_err(text)?;
-    drop(fs);
-    let report = check(memory).map_err(text)?;
+    drop((fs, queue));
+    let report = check(storage.device()).map_err(text)?;
     match report.errors().next() {
         Some(error) => Err(format!("check: {error}")),
         None => Ok(()),
@@ -279,17 +254,21 @@ fn create(fs: &Arc<TestFs>, name: &str) -> Result<Arc<dyn OpenFile>, String> {
 }
 
 /// Whether this process gets mappings at all.
-fn may_map() -> Verdict {
-    let memory: Arc<dyn BlockDevice> = Arc::new(MemoryDevice::new(8 << 20));
-    TestFs::mkfs(Arc::clone(&memory), &MkfsOptions::default()).map_err(text)?;
-    let fs = TestFs::mount(memory, MountOptions::default()).map_err(text)?;
+fn may_map(dax: bool) -> Verdict {
+    let setup = Setup {
+        seed: 0,
+        threads: 1,
+        block_size: 4096,
+        cache_pages: 1024,
+        held: 0,
+        crash: false,
+        dax,
+    };
+    let (fs, _queue) = Storage::new(&setup)?.mount(&setup, 0)?;
     let file = create(&fs, "probe")?;
-    match file.mmap(range(0, 4096), BOTH, true) {
-        Ok(_) => Ok(()),
-        Err(error @ FsError::Unsupported(_)) => Err(text(error)),
-        Err(error) if error.errno() == Errno::NOMEM => Err(text(error)),
-        Err(error) => Err(text(error)),
-    }
+    file.mmap(range(0, 4096), BOTH, true)
+        .map(drop)
+        .map_err(text)
 }
 
 /// Ends the program when nothing moves any more.

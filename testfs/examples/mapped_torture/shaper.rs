@@ -82,9 +82,12 @@ pub(crate) fn sync(bench: &Bench<'_>, seed: u64) -> Verdict {
 /// Completes held requests at random moments, also when nobody waits for them.
 pub(crate) fn pump(bench: &Bench<'_>, seed: u64) -> Verdict {
     let mut rng = fastrand::Rng::with_seed(seed ^ 0x99);
+    let Some(device) = bench.queue else {
+        return Ok(());
+    };
     while bench.goes_on() {
         for _ in 0..rng.u8(1..8) {
-            bench.device.complete_random();
+            device.complete_random();
         }
         std::thread::sleep(Duration::from_micros(rng.u64(50..2000)));
     }

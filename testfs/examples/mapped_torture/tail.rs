@@ -1,8 +1,8 @@
 //! The end of the file, which truncates cut off and let grow again while threads store to it.
 //!
 //! Owns the words there and the size. They are reached by system calls on memory of the mapping, so
-//! that an access past the end of the file is an error (`EFAULT`) and no signal; where only faults
-//! of the program's own code are reported, nobody reaches them.
+//! that an access past the end of the file is an error (`EFAULT`) and no signal. Where system calls do
+//! not fault, what is not there is faulted in before the call is made again.
 //!
 //! # What may be found
 //!
@@ -13,6 +13,7 @@
 use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use iomap_core::error::FaultError;
 use iomap_core::mmap::Access;
 use iomap_core::mmap::real::Mapping;
 
@@ -207,14 +208,21 @@ impl Reach {
         let memory = place(mapping, at);
         // SAFETY: the mapping is longer; the slice is only handed to a system call, which copies.
         let bytes = unsafe { std::slice::from_raw_parts(memory, 8) };
-        match self.writer.write(bytes) {
-            Ok(8) => {
-                self.reader.read_exact(to).map_err(text)?;
-                Ok(true)
-            }
-            Ok(done) => Err(format!("{done} of 8 bytes went into a pipe")),
-            Err(error) if error.raw_os_error() == Some(EFAULT) => Ok(false),
-            Err(error) => Err(format!("load at {at}: {error}")),
+        loop {
+            return match self.writer.write(bytes) {
+                Ok(8) => {
+                    self.reader.read_exact(to).map_err(text)?;
+                    Ok(true)
+                }
+                Ok(done) => Err(format!("{done} of 8 bytes went into a pipe")),
+                Err(error) if error.raw_os_error() == Some(EFAULT) => {
+                    if fault_in(mapping, at, Access::Load)? {
+                        continue;
+                    }
+                    Ok(false)
+                }
+                Err(error) => Err(format!("load at {at}: {error}")),
+            };
         }
     }
 
@@ -223,16 +231,34 @@ impl Reach {
         let memory = place(mapping, at);
         // SAFETY: as above.
         let bytes = unsafe { std::slice::from_raw_parts_mut(memory, 8) };
-        match self.reader.read(bytes) {
-            Ok(8) => Ok(true),
-            Ok(done) => Err(format!("{done} of 8 bytes came out of a pipe")),
-            Err(error) if error.raw_os_error() == Some(EFAULT) => {
-                let mut rest = [0; 8];
-                self.reader.read_exact(&mut rest).map_err(text)?;
-                Ok(false)
-            }
-            Err(error) => Err(format!("store at {at}: {error}")),
+        loop {
+            return match self.reader.read(bytes) {
+                Ok(8) => Ok(true),
+                Ok(done) => Err(format!("{done} of 8 bytes came out of a pipe")),
+                Err(error) if error.raw_os_error() == Some(EFAULT) => {
+                    if fault_in(mapping, at, Access::Store)? {
+                        continue;
+                    }
+                    let mut rest = [0; 8];
+                    self.reader.read_exact(&mut rest).map_err(text)?;
+                    Ok(false)
+                }
+                Err(error) => Err(format!("store at {at}: {error}")),
+            };
         }
+    }
+}
+
+/// Whether the system call is to be made again: its memory was only not there. `false`: it is past
+/// the end.
+fn fault_in(mapping: &Mapping, at: u64, access: Access) -> Result<bool, String> {
+    if !mapping.needs_prefault() {
+        return Ok(false);
+    }
+    match mapping.prefault(range(at, 8), access) {
+        Ok(()) => Ok(true),
+        Err(FaultError::BeyondEnd { .. }) => Ok(false),
+        Err(error) => Err(format!("fault at {at}: {error}")),
     }
 }
 

@@ -17,13 +17,14 @@ use testfs::fs::TestFs;
 
 use super::model::{Model, PAGE, STRIDE, value};
 use super::owned::Owned;
+use super::storage::Queue;
 use super::tail::{self, Reach, Tail};
-use super::{BOTH, Device, Setup, Verdict, range, read, shaper, text};
+use super::{BOTH, Setup, Verdict, range, read, shaper, text};
 
 /// What the threads of a round share.
 pub(crate) struct Bench<'a> {
     pub(crate) fs: &'a Arc<TestFs>,
-    pub(crate) device: &'a Arc<Device>,
+    pub(crate) queue: &'a Queue,
     pub(crate) file: Arc<dyn OpenFile>,
     pub(crate) clone: Arc<dyn OpenFile>,
     pub(crate) model: &'a Model,
@@ -48,7 +49,7 @@ impl Worker {
 impl<'a> Bench<'a> {
     pub(crate) fn new(
         fs: &'a Arc<TestFs>,
-        device: &'a Arc<Device>,
+        queue: &'a Queue,
         file: Arc<dyn OpenFile>,
         clone: Arc<dyn OpenFile>,
         model: &'a Model,
@@ -56,7 +57,7 @@ impl<'a> Bench<'a> {
     ) -> Self {
         Self {
             fs,
-            device,
+            queue,
             file,
             clone,
             model,
@@ -194,7 +195,7 @@ impl<'a> Thread<'a> {
             20..=25 => self.load_words(),
             26..=28 => self.read_words(IoFlags::empty()),
             29..=32 => self.read_words(IoFlags::DIRECT),
-            33..=41 if !self.mapping.needs_prefault() => {
+            33..=41 => {
                 let tail = &self.bench.tail;
                 self.reach.step(tail, &self.mapping, &mut self.rng)
             }
