@@ -9,10 +9,11 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use iomap_core::dax::FileDaxDevice;
 use iomap_core::device::{BlockDevice, FileDevice, OpenError, OpenOptions};
 use iomap_core::vfs::Vfs;
 
-use crate::backend::{self, Driver, HEAD_BYTES, MountRequest, Mounted, Type};
+use crate::backend::{self, Dax, Driver, HEAD_BYTES, MountRequest, Mounted, Type};
 use crate::failure::{Failure, Outcome, fs_words, words};
 
 /// What a verb does to an image.
@@ -31,6 +32,8 @@ pub(crate) struct Opening {
     pub(crate) forced: Option<String>,
     /// Bytes of the page cache.
     pub(crate) cache_bytes: u64,
+    /// Which files are DAX files.
+    pub(crate) dax: Dax,
 }
 
 /// A mounted image.
@@ -43,12 +46,11 @@ pub(crate) struct Image {
 impl Image {
     /// Opens and mounts an image.
     pub(crate) fn open(path: &Path, access: Access, opening: &Opening) -> Outcome<Self> {
-        let (driver, device) = open_device(path, access, opening)?;
         let request = MountRequest {
             read_only: access == Access::Read,
             cache_bytes: opening.cache_bytes,
         };
-        let mounted = driver.mount(device, &request).map_err(|why| {
+        let mounted = mount(path, access, opening, &request)?.map_err(|why| {
             // What was asked for is at fault, not the image.
             let ours = why.starts_with("invalid argument");
             let failure = Failure::of(path.display(), why);
@@ -111,6 +113,27 @@ impl Image {
     pub(crate) fn vfs(&self) -> &Arc<dyn Vfs> {
         &self.mounted.vfs
     }
+}
+
+/// Opens the device as it is to be used, and mounts it. The inner error is the driver's.
+fn mount(
+    path: &Path,
+    access: Access,
+    opening: &Opening,
+    request: &MountRequest,
+) -> Outcome<Result<Mounted, String>> {
+    if opening.dax == Dax::Never {
+        let (driver, device) = open_device(path, access, opening)?;
+        return Ok(driver.mount(device, request));
+    }
+    let driver = choose(path, &read_head(path)?, opening)?;
+    let options = OpenOptions {
+        read_only: access == Access::Read,
+        ..OpenOptions::default()
+    };
+    let device = FileDaxDevice::open(path, &options).map_err(|error| refused(&error, access))?;
+    let all = opening.dax == Dax::Always;
+    Ok(driver.mount_dax(Arc::new(device), request, all))
 }
 
 /// Finds the type of an image, checks that something serves it, and opens the device.

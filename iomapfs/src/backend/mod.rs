@@ -8,6 +8,7 @@ mod testfs;
 
 use std::sync::Arc;
 
+use iomap_core::dax::DaxDevice;
 use iomap_core::device::BlockDevice;
 use iomap_core::vfs::Vfs;
 use serde_json::Value;
@@ -43,6 +44,18 @@ pub(crate) struct MkfsRequest {
     pub(crate) uuid: Option<[u8; 16]>,
     /// Owner and group of the root directory.
     pub(crate) root_owner: (u32, u32),
+}
+
+/// Which files are DAX files: the option `dax` as ext4 and XFS have it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Dax {
+    /// None. The image is not mapped.
+    #[default]
+    Never,
+    /// Those that have the flag.
+    Inode,
+    /// All.
+    Always,
 }
 
 /// How to mount.
@@ -94,6 +107,18 @@ pub(crate) trait Driver: Sync {
         device: Arc<dyn BlockDevice>,
         request: &MountRequest,
     ) -> Result<Mounted, String>;
+
+    /// The same on a device whose bytes are memory. `all`: every file is a DAX file, not only those
+    /// with the flag.
+    fn mount_dax(
+        &self,
+        device: Arc<dyn DaxDevice>,
+        request: &MountRequest,
+        all: bool,
+    ) -> Result<Mounted, String> {
+        let _ = (device, request, all);
+        Err("invalid argument: there are no DAX files in this type".to_owned())
+    }
 
     /// What the superblock says.
     fn info(&self, device: Arc<dyn BlockDevice>) -> Result<Facts, String>;

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use iomap_core::dax::DaxDevice;
 use iomap_core::device::BlockDevice;
 use iomap_core::error::FsError;
 use iomap_core::flusher::FlusherConfig;
@@ -40,6 +41,45 @@ fn invalid_words(error: &FsError) -> String {
     }
 }
 
+fn mount_options(request: &MountRequest) -> MountOptions {
+    let default = MountOptions::default();
+    MountOptions {
+        cache_bytes: request.cache_bytes,
+        read_only: request.read_only,
+        flusher: FlusherConfig {
+            threads: !request.read_only,
+            ..default.flusher
+        },
+        ..default
+    }
+}
+
+fn mounted(fs: &Arc<TestFs>) -> Mounted {
+    let unmounted = Arc::clone(fs);
+    let pool = fs.pool().clone();
+    let looked = Arc::downgrade(fs);
+    Mounted {
+        vfs: fs.clone(),
+        unmount: Box::new(move || unmounted.unmount()),
+        gauges: Box::new(move || {
+            let stats = pool.stats();
+            let inodes = looked.upgrade().map_or(0, |fs| fs.inodes_in_memory());
+            vec![
+                ("budget_pages", stats.budget_pages),
+                ("free_pages", stats.free_pages),
+                ("nr_pages", stats.nr_pages),
+                ("nr_dirty", stats.nr_dirty),
+                ("nr_writeback", stats.nr_writeback),
+                ("reclaimed", stats.reclaimed),
+                ("reclaim_scanned", stats.reclaim_scanned),
+                ("reclaim_refused", stats.refused),
+                ("allocation_waits", stats.allocation_waits),
+                ("inodes_in_memory", inodes as u64),
+            ]
+        }),
+    }
+}
+
 impl Driver for TestfsDriver {
     fn mkfs(&self, device: Arc<dyn BlockDevice>, request: &MkfsRequest) -> Result<(), String> {
         let default = MkfsOptions::default();
@@ -58,39 +98,23 @@ impl Driver for TestfsDriver {
         device: Arc<dyn BlockDevice>,
         request: &MountRequest,
     ) -> Result<Mounted, String> {
-        let default = MountOptions::default();
+        let fs =
+            TestFs::mount(device, mount_options(request)).map_err(|error| mount_words(&error))?;
+        Ok(mounted(&fs))
+    }
+
+    fn mount_dax(
+        &self,
+        device: Arc<dyn DaxDevice>,
+        request: &MountRequest,
+        all: bool,
+    ) -> Result<Mounted, String> {
         let options = MountOptions {
-            cache_bytes: request.cache_bytes,
-            read_only: request.read_only,
-            flusher: FlusherConfig {
-                threads: !request.read_only,
-                ..default.flusher
-            },
-            ..default
+            dax: all,
+            ..mount_options(request)
         };
-        let fs = TestFs::mount(device, options).map_err(|error| mount_words(&error))?;
-        let pool = fs.pool().clone();
-        let looked = Arc::downgrade(&fs);
-        Ok(Mounted {
-            vfs: fs.clone(),
-            unmount: Box::new(move || fs.unmount()),
-            gauges: Box::new(move || {
-                let stats = pool.stats();
-                let inodes = looked.upgrade().map_or(0, |fs| fs.inodes_in_memory());
-                vec![
-                    ("budget_pages", stats.budget_pages),
-                    ("free_pages", stats.free_pages),
-                    ("nr_pages", stats.nr_pages),
-                    ("nr_dirty", stats.nr_dirty),
-                    ("nr_writeback", stats.nr_writeback),
-                    ("reclaimed", stats.reclaimed),
-                    ("reclaim_scanned", stats.reclaim_scanned),
-                    ("reclaim_refused", stats.refused),
-                    ("allocation_waits", stats.allocation_waits),
-                    ("inodes_in_memory", inodes as u64),
-                ]
-            }),
-        })
+        let fs = TestFs::mount_dax(device, options).map_err(|error| mount_words(&error))?;
+        Ok(mounted(&fs))
     }
 
     fn info(&self, device: Arc<dyn BlockDevice>) -> Result<Facts, String> {

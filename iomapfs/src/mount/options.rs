@@ -8,6 +8,7 @@ use std::str::FromStr;
 
 use iomap_fuse::{CachePolicy, MountOptions};
 
+use crate::backend::Dax;
 use crate::size::Size;
 
 /// What the options ask for.
@@ -19,6 +20,8 @@ pub(crate) struct Wanted {
     pub(crate) fs_type: Option<String>,
     /// Bytes of the page cache, if they are said.
     pub(crate) cache_bytes: Option<u64>,
+    /// Which files are DAX files.
+    pub(crate) dax: Dax,
     /// Where the log goes when there is no terminal.
     pub(crate) log: Option<PathBuf>,
     /// Whether `auto_unmount` was asked for by name, and must work.
@@ -85,6 +88,7 @@ impl Wanted {
             serving: MountOptions::default(),
             fs_type: None,
             cache_bytes: None,
+            dax: Dax::Never,
             log: None,
             auto_unmount: false,
         }
@@ -150,6 +154,7 @@ impl Wanted {
                 (serving.dev, serving.suid, serving.exec) = (false, false, false);
             }
             "owner" | "group" => (serving.dev, serving.suid) = (false, false),
+            "dax" => self.dax = Dax::Always,
             "allow_other" => serving.allow_other = true,
             "default_permissions" => serving.default_permissions = true,
             "auto_unmount" => {
@@ -171,6 +176,18 @@ impl Wanted {
                     "user" => CachePolicy::User,
                     "kernel" => CachePolicy::Kernel,
                     _ => return Err(format!("cache={value}: it is cache=user or cache=kernel")),
+                }
+            }
+            "dax" => {
+                self.dax = match value {
+                    "always" => Dax::Always,
+                    "inode" => Dax::Inode,
+                    "never" => Dax::Never,
+                    _ => {
+                        return Err(format!(
+                            "dax={value}: it is dax=always, dax=inode or dax=never"
+                        ));
+                    }
                 }
             }
             "cache_mb" => {
@@ -229,6 +246,7 @@ pub(super) const NAMES: &[&str] = &[
     "log",
     "cache",
     "cache_mb",
+    "dax",
     "threads",
     "max_request",
 ];
@@ -269,6 +287,19 @@ mod tests {
     }
 
     #[test]
+    fn dax_is_named_as_the_kernel_names_it() {
+        for (list, dax) in [
+            ("ro", Dax::Never),
+            ("dax", Dax::Always),
+            ("dax=always", Dax::Always),
+            ("dax=inode", Dax::Inode),
+            ("dax,dax=never", Dax::Never),
+        ] {
+            assert_eq!(read(list).unwrap().dax, dax, "{list}");
+        }
+    }
+
+    #[test]
     fn the_last_one_of_a_pair_counts_and_user_implies() {
         assert!(!read("ro,rw").unwrap().serving.read_only);
         let user = read("dev,suid,user").unwrap().serving;
@@ -292,6 +323,7 @@ mod tests {
             ("cache_mb=lots", "a number"),
             ("cache_mb=0", "nothing"),
             ("threads=0", "1 to 1024"),
+            ("dax=yes", "dax=always, dax=inode or dax=never"),
             ("max_request=1G", "4K to 16M"),
             ("auto_unmount", "allow_other"),
             ("ro=1", "unknown option"),

@@ -83,6 +83,7 @@ fn open(job: &Job) -> Outcome<Image> {
     let opening = Opening {
         forced: job.wanted.fs_type.clone(),
         cache_bytes: job.wanted.cache_bytes.unwrap_or(256 << 20),
+        dax: job.wanted.dax,
     };
     Image::open(&job.image, access, &opening).map_err(|failure| failure.code(code::FAILED))
 }

@@ -32,6 +32,7 @@ pub(crate) fn run(cli: Cli) -> Outcome {
     let opening = Opening {
         forced: cli.global.fs_type,
         cache_bytes: cli.global.cache.bytes(),
+        dax: crate::backend::Dax::Never,
     };
     match cli.verb {
         Verb::Mkfs(args) => mkfs::run(&args, &opening),
