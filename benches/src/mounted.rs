@@ -89,6 +89,12 @@ impl Mounted {
         self.fs.open(attr.ino, flags).expect("a regular file")
     }
 
+    /// The image, which stays where it is across mounts.
+    #[must_use]
+    pub fn image(&self) -> &Path {
+        &self.image
+    }
+
     /// The file system.
     #[must_use]
     pub fn fs(&self) -> &TestFs {

@@ -131,7 +131,7 @@ fn run(args: &Args) -> Result<(), String> {
     );
     let mut groups = Vec::new();
     for case in cases {
-        let result = sample::run(case.group(), effort);
+        let result = sample::run(case.group(), effort, &budgets::settled);
         println!("{}", table::group(&result));
         groups.push(result);
     }

@@ -1,7 +1,10 @@
 //! What the project promises, as ratios of sides of one run.
 //!
-//! Owns the table of budgets and the verdicts. A verdict says ahead or behind; whether the distance
-//! is within the noise is said as well. Nothing here fails.
+//! Owns the table of budgets and the verdicts. Nothing here fails.
+//!
+//! A verdict is *ahead* or *behind* where the interval of the median ([`Spread::least`] to
+//! [`Spread::most`]) lies wholly on one side of the bound and the median is more than a thirtieth away
+//! from it; else *even*: this run cannot tell.
 
 use serde::Serialize;
 
@@ -275,6 +278,8 @@ pub enum Verdict {
     Ahead,
     /// It does not.
     Behind,
+    /// Within the noise of the run.
+    Even,
     /// One of its sides has no number.
     NotMeasured,
 }
@@ -286,6 +291,7 @@ impl Verdict {
         match self {
             Self::Ahead => "ahead",
             Self::Behind => "behind",
+            Self::Even => "even",
             Self::NotMeasured => "not measured",
         }
     }
@@ -366,21 +372,35 @@ fn judge_one(budget: &Budget, results: &[GroupResult]) -> Judged {
     match measured {
         Err(why) => judged.missing = Some(why),
         Ok(spread) => {
-            let holds = if at_least {
-                spread.median >= budget.bound
-            } else {
-                spread.median <= budget.bound
-            };
-            judged.verdict = if holds {
-                Verdict::Ahead
-            } else {
-                Verdict::Behind
-            };
+            judged.verdict = verdict(&spread, budget.bound, at_least);
             judged.close = (spread.median / budget.bound - 1.0).abs() < 0.1;
             judged.measured = Some(spread);
         }
     }
     judged
+}
+
+/// See the head of the module.
+fn verdict(spread: &Spread, bound: f64, at_least: bool) -> Verdict {
+    let inside = spread.least <= bound && bound <= spread.most;
+    let close = (spread.median / bound - 1.0).abs() <= 1.0 / 30.0;
+    if inside || close {
+        Verdict::Even
+    } else if (spread.median > bound) == at_least {
+        Verdict::Ahead
+    } else {
+        Verdict::Behind
+    }
+}
+
+/// Whether more rounds would say nothing new about the budgets of a group: each median is known to a
+/// fiftieth, or is more than a tenth away from its bound for sure.
+#[must_use]
+pub fn settled(group: &GroupResult) -> bool {
+    let mut spreads = all_budgets()
+        .filter(|b| b.group == group.id)
+        .filter_map(|b| Some((measure(b.measure, group).ok()?, b.bound)));
+    spreads.all(|(s, bound)| s.is_narrow() || s.most < 0.9 * bound || s.least > 1.1 * bound)
 }
 
 fn measure(measure: Measure, group: &GroupResult) -> Result<Spread, String> {
@@ -488,6 +508,10 @@ mod tests {
         ];
         let time = verdict_of(BUDGETS[0].text, &results);
         assert_eq!(time.verdict, Verdict::Behind);
+        let level = |ns| result(READ, &[("iomap-core", ns), ("memcpy", 100.0)]);
+        let level = |ns| verdict_of(BUDGETS[0].text, &[level(ns)]).verdict;
+        assert_eq!(level(127.0), Verdict::Even, "less than a thirtieth away");
+        assert_eq!(level(119.0), Verdict::Ahead);
         assert!(time.close, "1.30 is within a tenth of 1.25");
         let faster = verdict_of(BUDGETS[1].text, &results);
         assert_eq!(faster.verdict, Verdict::Ahead);
@@ -501,6 +525,21 @@ mod tests {
         let extra = verdict_of("hot 4 KiB read: at most memcpy + 25 ns", &results);
         assert_eq!(extra.verdict, Verdict::Ahead);
         assert!((extra.measured.expect("both sides").median - 20.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn an_interval_that_holds_the_bound_is_no_verdict_and_asks_for_more_rounds() {
+        let wide: Vec<f64> = (0..11).map(|n| 1.0 + 0.1 * f64::from(n)).collect();
+        assert_eq!(verdict(&Spread::of(&wide), 1.4, false), Verdict::Even);
+        assert_eq!(verdict(&Spread::of(&wide), 1.1, false), Verdict::Behind);
+        assert_eq!(verdict(&Spread::of(&wide), 1.1, true), Verdict::Ahead);
+        let mut group = result(READ, &[("iomap-core", 1.0), ("memcpy", 1.0)]);
+        assert!(settled(&group), "all rounds say the same");
+        group.sides[0].cpu_rounds.clone_from(&wide);
+        group.sides[1].cpu_rounds = vec![1.0; 11];
+        assert!(!settled(&group));
+        group.sides[1].cpu_rounds = vec![0.5; 11];
+        assert!(settled(&group), "behind whatever the rest says");
     }
 
     #[test]

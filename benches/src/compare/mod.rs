@@ -10,7 +10,9 @@
 //!
 //! A group has several sides that do the same operations. Every round runs each side once, in a
 //! rotated order, so that a slow second of the machine hits all of them. A ratio is the median over
-//! the rounds of the ratio inside one round, and its spread are the quartiles of those.
+//! the rounds of the ratio inside one round. Beside it stand the quartiles of those, and the interval
+//! in which the true median lies with 95 % confidence. Rounds go on until that interval settles the
+//! group's budgets, or there have been enough of them.
 
 pub mod budgets;
 pub mod cases;
@@ -32,6 +34,8 @@ pub enum Role {
     Floor,
     /// The kernel's file systems.
     Kernel,
+    /// What does the same for its users.
+    Rival,
     /// Another program, for calibration.
     Tool,
 }
@@ -115,8 +119,12 @@ pub struct Group {
 /// How much to measure.
 #[derive(Clone, Copy, Debug)]
 pub struct Effort {
-    /// Rounds of each group.
+    /// Rounds of each group, at least.
     pub rounds: usize,
+    /// Rounds of a group whose budgets the first rounds leave open, at most.
+    pub rounds_max: usize,
+    /// A group that has run this long, in milliseconds, gets no further round beyond the least.
+    pub group_ms: u64,
     /// Wall time of one side in one round, in milliseconds, where the operations can be fitted.
     pub round_ms: u64,
     /// Whether groups beyond the budgets are measured too.
@@ -144,6 +152,8 @@ impl Effort {
     /// A few minutes.
     pub const QUICK: Self = Self {
         rounds: 11,
+        rounds_max: 61,
+        group_ms: 5000,
         round_ms: 12,
         wide: false,
         vary: Vary {
@@ -157,6 +167,8 @@ impl Effort {
     /// Everything.
     pub const FULL: Self = Self {
         rounds: 31,
+        rounds_max: 121,
+        group_ms: 20_000,
         round_ms: 25,
         wide: true,
         vary: Vary {

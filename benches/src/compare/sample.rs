@@ -112,7 +112,7 @@ impl DeviceBytes {
     }
 }
 
-/// Three points of a distribution.
+/// Three points of a distribution, and how well its middle is known.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Spread {
     /// A quarter of the values is below.
@@ -121,6 +121,10 @@ pub struct Spread {
     pub median: f64,
     /// A quarter of the values is above.
     pub high: f64,
+    /// With 95 % confidence the true median is not below.
+    pub least: f64,
+    /// With 95 % confidence the true median is not above.
+    pub most: f64,
 }
 
 impl Spread {
@@ -129,12 +133,31 @@ impl Spread {
     pub fn of(values: &[f64]) -> Self {
         let mut sorted = values.to_vec();
         sorted.sort_by(f64::total_cmp);
+        let ranks = median_ranks(sorted.len());
         Self {
             low: quantile(&sorted, 0.25),
             median: quantile(&sorted, 0.5),
             high: quantile(&sorted, 0.75),
+            least: sorted.get(ranks.0).copied().unwrap_or(0.0),
+            most: sorted.get(ranks.1).copied().unwrap_or(0.0),
         }
     }
+
+    /// Whether the median is known to a fiftieth.
+    #[must_use]
+    pub fn is_narrow(&self) -> bool {
+        self.most - self.least <= 0.04 * self.median.abs()
+    }
+}
+
+/// The ranks, from 0, between which the median of a distribution lies with 95 % confidence, by
+/// `count` values of it. Whatever the distribution: each value is above the median or not, as a coin
+/// falls.
+fn median_ranks(count: usize) -> (usize, usize) {
+    let half = count as f64 / 2.0;
+    let reach = 1.96 * half.sqrt() / std::f64::consts::SQRT_2;
+    let low = ((half - reach).round() - 1.0).max(0.0) as usize;
+    (low, count.saturating_sub(1).saturating_sub(low))
 }
 
 /// The value at `q` of sorted values, interpolated.
@@ -237,9 +260,18 @@ struct Running {
     result: SideResult,
 }
 
-/// Runs every side of the group in turns.
+/// Runs every side of the group in turns: as many rounds as the effort asks for, then on until
+/// `settled` or the effort's limits.
 #[must_use]
-pub fn run(group: Group, effort: Effort) -> GroupResult {
+pub fn run(group: Group, effort: Effort, settled: &dyn Fn(&GroupResult) -> bool) -> GroupResult {
+    let mut result = GroupResult {
+        id: group.id,
+        operation: group.operation,
+        excludes: group.excludes,
+        bytes: group.bytes,
+        plot: group.plot,
+        sides: Vec::new(),
+    };
     let order: Vec<&'static str> = group.sides.iter().map(|s| s.name).collect();
     let (mut running, mut missing) = (Vec::new(), Vec::new());
     for side in group.sides {
@@ -252,29 +284,49 @@ pub fn run(group: Group, effort: Effort) -> GroupResult {
             Err(why) => missing.push(SideResult::missing(side.name, side.role, why)),
         }
     }
-    for round in 0..effort.rounds {
-        let mut failed = Vec::new();
-        for turn in 0..running.len() {
-            let n = (round + turn) % running.len();
-            if let Err(why) = one_round(&mut running[n], group.bytes) {
-                failed.push((n, why));
-            }
+    let mut begin = Instant::now();
+    for round in 0..effort.rounds_max {
+        let enough = round >= effort.rounds;
+        if round == effort.rounds {
+            begin = Instant::now();
         }
-        failed.sort_by_key(|f| std::cmp::Reverse(f.0));
-        for (n, why) in failed {
-            let gone = running.remove(n).result;
-            missing.push(SideResult::missing(gone.name, gone.role, why));
+        if enough && (settled(&result) || begin.elapsed().as_millis() > effort.group_ms.into()) {
+            break;
+        }
+        one_round(&mut running, (round, enough), group.bytes, &mut missing);
+        if round + 1 >= effort.rounds {
+            let sides = running.iter().map(|side| finished(&side.result));
+            result.sides = sides.chain(missing.iter().cloned()).collect();
+            let place = |s: &SideResult| order.iter().position(|n| *n == s.name);
+            result.sides.sort_by_key(place);
         }
     }
-    let mut sides: Vec<SideResult> = running.into_iter().map(finish).chain(missing).collect();
-    sides.sort_by_key(|s| order.iter().position(|n| *n == s.name));
-    GroupResult {
-        id: group.id,
-        operation: group.operation,
-        excludes: group.excludes,
-        bytes: group.bytes,
-        plot: group.plot,
-        sides,
+    result
+}
+
+/// Each side once; `beyond` the rounds that every group has, only those that matter for budgets. Who
+/// fails goes to the missing.
+fn one_round(
+    running: &mut Vec<Running>,
+    (round, beyond): (usize, bool),
+    bytes: u64,
+    missing: &mut Vec<SideResult>,
+) {
+    let mut failed = Vec::new();
+    for turn in 0..running.len() {
+        let n = (round + turn) % running.len();
+        // Other programs take long to start, and no budget is about them.
+        if beyond && running[n].result.role == Role::Tool {
+            continue;
+        }
+        if let Err(why) = one_turn(&mut running[n], bytes) {
+            failed.push((n, why));
+        }
+    }
+    failed.sort_by_key(|f| std::cmp::Reverse(f.0));
+    for (n, why) in failed {
+        let gone = running.remove(n).result;
+        missing.push(SideResult::missing(gone.name, gone.role, why));
     }
 }
 
@@ -307,7 +359,7 @@ fn calibrate(mut work: Work, ops: Ops, effort: Effort) -> Result<(Work, u64), St
     }
 }
 
-fn one_round(side: &mut Running, bytes: u64) -> Result<(), String> {
+fn one_turn(side: &mut Running, bytes: u64) -> Result<(), String> {
     let mut clock = Clock::default();
     (side.work)(side.ops, &mut clock)?;
     let per_op = |t: Duration| t.as_nanos() as f64 / side.ops as f64;
@@ -318,12 +370,13 @@ fn one_round(side: &mut Running, bytes: u64) -> Result<(), String> {
     Ok(())
 }
 
-fn finish(side: Running) -> SideResult {
-    let mut result = side.result;
-    result.missing = None;
-    result.ns = Some(Spread::of(&result.rounds));
-    result.cpu_ns = Some(Spread::of(&result.cpu_rounds));
-    result
+fn finished(rounds: &SideResult) -> SideResult {
+    SideResult {
+        missing: None,
+        ns: Some(Spread::of(&rounds.rounds)),
+        cpu_ns: Some(Spread::of(&rounds.cpu_rounds)),
+        ..rounds.clone()
+    }
 }
 
 #[cfg(test)]
@@ -367,6 +420,26 @@ mod tests {
     }
 
     #[test]
+    fn the_median_lies_between_ranks_as_tables_have_them() {
+        // Of the sign test: for 11 values the 2nd and the 10th, for 30 the 10th and the 21st.
+        assert_eq!(median_ranks(11), (1, 9));
+        assert_eq!(median_ranks(30), (9, 20));
+        assert_eq!(median_ranks(1), (0, 0));
+        let spread = Spread::of(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0]);
+        assert!((spread.least - 2.0).abs() < 1e-9 && (spread.most - 10.0).abs() < 1e-9);
+        assert!(!spread.is_narrow() && Spread::of(&[2.0; 5]).is_narrow());
+    }
+
+    #[test]
+    fn rounds_go_on_until_the_result_is_settled() {
+        let seen = |r: &GroupResult| r.side("a").map_or(0, |s| s.rounds.len());
+        let at_15 = run(group(vec![side("a", 5)]), Effort::QUICK, &|r| seen(r) == 15);
+        assert_eq!(seen(&at_15), 15);
+        let never = run(group(vec![side("a", 5)]), Effort::QUICK, &|_| false);
+        assert_eq!(seen(&never), Effort::QUICK.rounds_max);
+    }
+
+    #[test]
     fn sides_keep_their_order_and_a_side_that_cannot_run_says_why() {
         let broken = Side::new("broken", Role::Kernel, || {
             Err::<fn(u64, &mut Clock) -> Result<(), String>, _>("needs root".to_owned())
@@ -374,6 +447,7 @@ mod tests {
         let result = run(
             group(vec![side("a", 5), broken, side("b", 10)]),
             Effort::QUICK,
+            &|_| true,
         );
         let names: Vec<_> = result.sides.iter().map(|s| s.name).collect();
         assert_eq!(names, ["a", "broken", "b"]);
@@ -397,7 +471,7 @@ mod tests {
                 }
             })
         });
-        let result = run(group(vec![failing, side("b", 1)]), Effort::QUICK);
+        let result = run(group(vec![failing, side("b", 1)]), Effort::QUICK, &|_| true);
         assert_eq!(result.sides[0].missing.as_deref(), Some("disk full"));
         assert!(result.sides[0].ns.is_none() && result.sides[0].rounds.is_empty());
         assert_eq!(result.sides[1].rounds.len(), Effort::QUICK.rounds);

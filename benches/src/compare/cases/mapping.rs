@@ -302,12 +302,14 @@ fn protection(id: String) -> Group {
         plot: None,
         sides: vec![
             Side::new("one ioctl", Role::Floor, || {
+                let _one = OneProcessor::new()?;
                 let memory = Rc::new(BareUffd::new(PAGES)?);
                 (0..PAGES).for_each(|page| memory.store(page));
                 let ready = move || memory.unprotect().map(|()| Rc::clone(&memory));
                 Ok(passes(ready, |memory: Rc<BareUffd>| memory.protect()))
             }),
             Side::new("reverse map", Role::Ours, || {
+                let _one = OneProcessor::new()?;
                 let ready = writable()?;
                 Ok(passes(ready, |file: Arc<Flat>| {
                     let pages = PageIndex::ZERO..PageIndex::new(PAGES);
@@ -316,6 +318,7 @@ fn protection(id: String) -> Group {
                 }))
             }),
             Side::new("commit", Role::Ours, || {
+                let _one = OneProcessor::new()?;
                 let ready = writable()?;
                 Ok(passes(ready, |file: Arc<Flat>| {
                     protect_journalled(&*file, FileRange::ALL, |_| Committing::KeepDirty);
@@ -342,9 +345,13 @@ fn passes<T>(
     mut ready: impl FnMut() -> Result<T, String>,
     mut pass: impl FnMut(T) -> Result<(), String>,
 ) -> impl FnMut(u64, &mut Clock) -> Result<(), String> {
-    // What made ready has not the page tables alone in the processor's cache.
-    let other = noise(len(4 << 20));
+    // A commit meets page tables and pages that nobody has looked at for a while. What made ready
+    // has some of them in the processor's caches, more of them on one side than on the other: with
+    // them all out of the caches, each side pays for its own.
+    let other = noise(len(64 << 20));
     move |count, clock| {
+        // Threads of a mapping that ran elsewhere have to be told of every change of permission.
+        let _one = OneProcessor::new()?;
         for _ in 0..count {
             let with = ready()?;
             std::hint::black_box(other.iter().step_by(64).fold(0_u8, |sum, b| sum ^ b));

@@ -24,7 +24,7 @@ const FILE: u64 = 64 * MIB;
 const SIDES: [(&str, Role, Server); 4] = [
     ("iomapfs", Role::Ours, Server::CacheUser),
     ("iomapfs, cache=kernel", Role::Ours, Server::CacheKernel),
-    ("fuse2fs", Role::Tool, Server::Fuse2fs),
+    ("fuse2fs", Role::Rival, Server::Fuse2fs),
     ("kernel ext4", Role::Kernel, Server::KernelExt4),
 ];
 

@@ -33,27 +33,28 @@ type Made = Result<Steps, String>;
 
 pub(super) fn cases(effort: Effort) -> Vec<Case> {
     let mut cases = Vec::new();
+    if !effort.wide {
+        return cases;
+    }
     for &hits in effort.vary.hits {
         let id = format!("hits/read 4 KiB, {hits} % cached");
         cases.push(Case::new(id, move |id| mixture(id, hits)));
     }
-    if effort.wide {
-        let sizes: Vec<u64> = effort
-            .vary
-            .sizes
-            .iter()
-            .copied()
-            .filter(|s| *s <= MIB)
-            .collect();
-        for size in sizes {
-            let id = format!("pressure/random read {}, cache a quarter", size_name(size));
-            cases.push(Case::new(id, move |id| random_read(id, size)));
-        }
-        cases.push(Case::new(
-            "pressure/random overwrite 4 KiB, cache a quarter",
-            overwrite,
-        ));
+    let sizes: Vec<u64> = effort
+        .vary
+        .sizes
+        .iter()
+        .copied()
+        .filter(|s| *s <= MIB)
+        .collect();
+    for size in sizes {
+        let id = format!("pressure/random read {}, cache a quarter", size_name(size));
+        cases.push(Case::new(id, move |id| random_read(id, size)));
     }
+    cases.push(Case::new(
+        "pressure/random overwrite 4 KiB, cache a quarter",
+        overwrite,
+    ));
     cases.push(Case::new(
         "pressure/stream read, cache a quarter",
         stream_read,

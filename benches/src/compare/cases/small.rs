@@ -24,21 +24,22 @@ const RECORD: usize = 100;
 
 pub(super) fn cases(effort: Effort) -> Vec<Case> {
     let mut cases = Vec::new();
-    if effort.wide {
-        for &count in effort.vary.files {
-            for (name, way) in [("write", Way::Write), ("read", Way::Read)] {
-                let id = format!("small files/{name} 4 KiB in each of {count}");
-                cases.push(Case::new(id, move |id| files(id, way, count)));
-            }
+    if !effort.wide {
+        return cases;
+    }
+    for &count in effort.vary.files {
+        for (name, way) in [("write", Way::Write), ("read", Way::Read)] {
+            let id = format!("small files/{name} 4 KiB in each of {count}");
+            cases.push(Case::new(id, move |id| files(id, way, count)));
         }
-        for every in [1, 16, 1000] {
-            let id = format!("append/100 B, fsync every {every}");
-            cases.push(Case::new(id, move |id| append(id, every)));
-        }
-        for size in effort.vary.sizes.iter().copied() {
-            let id = format!("sparse/read {} of a hole", size_name(size));
-            cases.push(Case::new(id, move |id| hole(id, size)));
-        }
+    }
+    for every in [1, 16, 1000] {
+        let id = format!("append/100 B, fsync every {every}");
+        cases.push(Case::new(id, move |id| append(id, every)));
+    }
+    for size in effort.vary.sizes.iter().copied() {
+        let id = format!("sparse/read {} of a hole", size_name(size));
+        cases.push(Case::new(id, move |id| hole(id, size)));
     }
     cases.push(Case::new(
         "small writes/1 B in each of 512 pages + fsync",

@@ -95,6 +95,7 @@ fn budget_row(text: &str, number: &str, spread: &str, verdict: Verdict, note: &s
     let class = match verdict {
         Verdict::Ahead => "ahead",
         Verdict::Behind => "behind",
+        Verdict::Even => "even",
         Verdict::NotMeasured => "none",
     };
     format!(

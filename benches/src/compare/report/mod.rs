@@ -20,7 +20,7 @@ pub struct Report {
     pub version: u32,
     /// Where it ran.
     pub machine: Machine,
-    /// Rounds of each group.
+    /// Rounds of each group, at least; how many there were is told by each side.
     pub rounds: usize,
     /// What was measured.
     pub groups: Vec<GroupResult>,
@@ -31,7 +31,7 @@ pub struct Report {
 }
 
 /// The version of [`Report`].
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Bytes of metadata for one cached page.
 #[derive(Clone, Debug, Serialize)]
