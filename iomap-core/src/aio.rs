@@ -145,7 +145,10 @@ impl<B: DirectOps + 'static> TokioFile<B> {
         match result.outcome {
             // No larger than the buffer.
             Ok(DirectOutcome::Done(done)) => {
-                Ok(Bytes::copy_from_slice(&result.buffer[..done as usize]))
+                // The device's memory itself: a copy would take longer than the rest of this call.
+                let mut bytes = Bytes::from_owner(result.buffer);
+                bytes.truncate(done as usize);
+                Ok(bytes)
             }
             Ok(DirectOutcome::UseBuffered { .. }) => {
                 self.read_buffered(pos, len, flags.difference(IoFlags::DIRECT))

@@ -53,6 +53,12 @@ impl DerefMut for DeviceBuf {
     }
 }
 
+impl AsRef<[u8]> for DeviceBuf {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
 impl fmt::Debug for DeviceBuf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DeviceBuf")
