@@ -6,14 +6,31 @@ use crate::compare::sample::{GroupResult, SideResult, ratio};
 use super::{Memory, Report, bytes, svg, time};
 
 const STYLE: &str = "\
-body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem;color:#1b1b1b}\
+:root{color-scheme:light dark;--back:#fff;--text:#1b1b1b;--soft:#595959;--line:#ccc;--faint:#e6e6e6;\
+--head:#f4f4f4;--good:#1f7a46;--bad:#b3261e;--open:#8a6d00}\
+@media (prefers-color-scheme:dark){:root{--back:#15171a;--text:#e6e6e6;--soft:#a5a9ae;--line:#4a4f55;\
+--faint:#2c3035;--head:#212529;--good:#5cc389;--bad:#f2867d;--open:#d8b84a}}\
+body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem;\
+color:var(--text);background:var(--back)}\
 h1{font-size:1.6rem}h2{margin-top:2.2rem;font-size:1.25rem}h3{margin:1.6rem 0 .3rem;font-size:1rem}\
 table{border-collapse:collapse;width:100%;font-size:.87rem}th,td{padding:.25rem .6rem;text-align:right;\
-border-bottom:1px solid #e4e4e4;font-variant-numeric:tabular-nums}th{background:#f6f6f6;font-weight:600}\
+border-bottom:1px solid var(--faint);font-variant-numeric:tabular-nums}th{background:var(--head);font-weight:600}\
 td:first-child,th:first-child,td.l,th.l{text-align:left}tr.ours td:first-child{font-weight:600}\
-.ahead{color:#1f7a46;font-weight:600}.behind{color:#b3261e;font-weight:600}.none{color:#777}\
-svg{max-width:100%;height:auto}.note{color:#555;font-size:.87rem;margin:.2rem 0 .6rem}\
-dl{display:grid;grid-template-columns:max-content 1fr;gap:.15rem 1rem;font-size:.9rem}dt{color:#555}dd{margin:0}";
+.ahead{color:var(--good);font-weight:600}.behind{color:var(--bad);font-weight:600}\
+.even{color:var(--open);font-weight:600}.none{color:var(--soft)}\
+svg{max-width:100%;height:auto}svg.bars{width:100%}svg.bars text{font-size:12.5px;fill:var(--text)}\
+svg.bars .grid{stroke:var(--faint)}svg.bars .bound{stroke:var(--text);stroke-width:1.5}\
+svg.bars .span{stroke:var(--text);stroke-width:1}svg.bars rect.ahead,svg.bars text.ahead{fill:var(--good)}\
+svg.bars rect.behind,svg.bars text.behind{fill:var(--bad)}svg.bars rect.even,svg.bars text.even{fill:var(--open)}\
+.note{color:var(--soft);font-size:.87rem;margin:.2rem 0 .6rem}\
+dl{display:grid;grid-template-columns:max-content 1fr;gap:.15rem 1rem;font-size:.9rem}dt{color:var(--soft)}dd{margin:0}";
+
+/// How to read the verdicts.
+const RULE: &str = "<p class=\"note\">A ratio is the median of the ratios inside each round, where every side \
+did the same work one after the other. Its interval holds the true median with 95 % confidence. \
+<span class=\"ahead\">Ahead</span> and <span class=\"behind\">behind</span>: the whole interval is on one \
+side of the bound, and the median more than a thirtieth away from it. <span class=\"even\">Even</span>: \
+this run cannot tell.</p>\n";
 
 /// The whole page.
 #[must_use]
@@ -27,6 +44,7 @@ pub fn page(report: &Report) -> String {
     );
     out += &machine(report);
     out += "<h2>Budgets</h2>\n";
+    out += RULE;
     out += &bars(&report.budgets);
     out += &budgets(&report.budgets, &report.memory);
     out += &pictures(&report.groups);
@@ -49,7 +67,7 @@ fn machine(report: &Report) -> String {
         ("files on", m.temporary.clone()),
         ("huge pages", m.huge_pages.clone()),
         ("load at the start", m.load.clone()),
-        ("rounds", report.rounds.to_string()),
+        ("rounds", format!("{} or more", report.rounds)),
     ];
     let rows = rows.map(|(name, value)| format!("<dt>{name}</dt><dd>{}</dd>", escape(&value)));
     format!("<dl>{}</dl>\n", rows.concat())
@@ -64,13 +82,13 @@ fn bars(judged: &[Judged]) -> String {
 
 fn budgets(judged: &[Judged], memory: &[Memory]) -> String {
     let mut out = String::from(
-        "<table><tr><th>Budget</th><th>Measured</th><th>Quartiles</th><th class=\"l\">Verdict</th></tr>\n",
+        "<table><tr><th>Budget</th><th>Measured</th><th>95 % interval</th><th class=\"l\">Verdict</th></tr>\n",
     );
     for j in judged {
         let (number, spread) = j.measured.map_or(("-".into(), "-".into()), |s| {
             (
                 format!("{:.2}", s.median),
-                format!("{:.2} – {:.2}", s.low, s.high),
+                format!("{:.2} – {:.2}", s.least, s.most),
             )
         });
         let note = match j.note() {
@@ -232,6 +250,11 @@ mod tests {
         assert!(page.contains("a &amp; b") && page.contains("read &lt;some&gt;"));
         assert!(page.contains("<svg") && page.ends_with("</html>\n"));
         assert!(page.contains("1.50"), "the ratio to the first row");
+        let styled = page.contains("prefers-color-scheme:dark");
+        assert!(
+            styled && !page.contains("#FFFFFF"),
+            "a dark page has no white pictures"
+        );
         for outside in ["src=", "href=", "@import", "url("] {
             assert!(!page.contains(outside), "{outside}");
         }

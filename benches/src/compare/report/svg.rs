@@ -6,19 +6,19 @@ use plotters::prelude::*;
 
 use crate::compare::Role;
 use crate::compare::budgets::Judged;
-use crate::compare::sample::GroupResult;
+use crate::compare::sample::{GroupResult, Spread};
 
 type Failed = Box<dyn std::error::Error>;
 
 const WIDTH: u32 = 860;
 const HEIGHT: u32 = 420;
 const COLORS: [RGBColor; 6] = [
-    RGBColor(0x1f, 0x5f, 0xa8),
-    RGBColor(0xc4, 0x4e, 0x1c),
+    RGBColor(0x3b, 0x82, 0xd0),
+    RGBColor(0xd8, 0x62, 0x2e),
     RGBColor(0x2e, 0x8b, 0x57),
-    RGBColor(0x8a, 0x4f, 0xb0),
+    RGBColor(0xa8, 0x6f, 0xd0),
     RGBColor(0x9a, 0x7d, 0x0a),
-    RGBColor(0x70, 0x70, 0x70),
+    RGBColor(0x88, 0x88, 0x88),
 ];
 
 /// One line of a picture: `(x, value)` in ascending order.
@@ -116,24 +116,30 @@ fn draw(title: &str, unit: &str, curves: &[Curve]) -> Result<String, Failed> {
         chart
             .configure_mesh()
             .light_line_style(RGBColor(0xee, 0xee, 0xee))
+            .bold_line_style(RGBColor(0xcc, 0xcc, 0xcc))
+            .max_light_lines(1)
+            .y_labels(4)
+            .label_style(("sans-serif", 15))
+            .axis_desc_style(("sans-serif", 15))
             .x_labels((x1 - x0) as usize + 1)
             .x_desc("bytes of a call")
             .y_desc(unit)
-            .x_label_formatter(&|x| super::bytes(x.exp2()))
-            .y_label_formatter(&|y| format!("{y}"))
+            .x_label_formatter(&|x| super::bytes(x.exp2()).replace(".0 ", " "))
+            .y_label_formatter(&|y| number(*y))
             .draw()?;
         for (n, curve) in curves.iter().enumerate() {
             draw_curve(&mut chart, curve, COLORS[n % COLORS.len()])?;
         }
         chart
             .configure_series_labels()
+            .label_font(("sans-serif", 15))
             .background_style(WHITE.mix(0.8))
             .border_style(RGBColor(0xcc, 0xcc, 0xcc))
             .position(SeriesLabelPosition::LowerRight)
             .draw()?;
         root.present()?;
     }
-    Ok(svg)
+    Ok(themed(&svg))
 }
 
 type LogChart<'a, 'b> = ChartContext<
@@ -158,6 +164,15 @@ fn draw_curve(chart: &mut LogChart<'_, '_>, curve: &Curve, color: RGBColor) -> R
     Ok(())
 }
 
+/// A mark of the vertical axis: no more digits than it has.
+fn number(value: f64) -> String {
+    if value >= 1.0 {
+        format!("{value:.0}")
+    } else {
+        format!("{value}")
+    }
+}
+
 /// The smallest and the largest value, if there are any.
 fn bounds(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
     values.fold(None, |found: Option<(f64, f64)>, v| {
@@ -165,74 +180,171 @@ fn bounds(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
     })
 }
 
-/// The budgets as bars: measured over bound, turned so that below 1 is ahead.
+/// The budgets as bars: measured over bound, turned so that left of 1 is ahead. The axis is
+/// logarithmic and ends at an eighth and at four times the bound: a bar that goes on beyond has an
+/// arrow. The line through a bar is the interval of its median.
 ///
 /// # Errors
 ///
-/// No budget was measured, or what plotters says.
+/// No budget was measured.
 pub fn bars(judged: &[Judged]) -> Result<String, Failed> {
     let rows: Vec<_> = judged
         .iter()
-        .filter_map(|j| Some((j, used(j, j.measured?.median))))
+        .filter_map(|j| Some((j, j.measured?)))
         .collect();
-    let most = rows.iter().map(|r| r.1).fold(f64::NAN, f64::max);
     if rows.is_empty() {
         return Err("no budget was measured".into());
     }
-    let height = 60 + 26 * u32::try_from(rows.len())?;
-    let mut svg = String::new();
-    {
-        let root = SVGBackend::with_string(&mut svg, (WIDTH, height)).into_drawing_area();
-        root.fill(&WHITE)?;
-        let mut chart = ChartBuilder::on(&root)
-            .margin(12)
-            .x_label_area_size(34)
-            .margin_left(430)
-            .build_cartesian_2d(0f64..most.max(1.2) * 1.1, 0f64..rows.len() as f64)?;
-        chart
-            .configure_mesh()
-            .disable_y_mesh()
-            .disable_y_axis()
-            .x_desc("part of the budget used; 1 is the bound")
-            .draw()?;
-        for (n, (budget, used)) in rows.iter().enumerate() {
-            draw_bar(&mut chart, &root, rows.len() - n, budget, *used)?;
-        }
-        let line = [(1.0, 0.0), (1.0, rows.len() as f64)];
-        chart.draw_series([PathElement::new(line, BLACK.stroke_width(1))])?;
-        root.present()?;
+    let bottom = TOP + ROW * rows.len() as f64;
+    let mut out = format!(
+        "<svg class=\"bars\" viewBox=\"0 0 {BARS_WIDTH} {}\" role=\"img\" \
+         aria-label=\"budgets as bars\">\n",
+        bottom + 46.0
+    );
+    for &(label, at) in &MARKS {
+        let x = place(at);
+        let class = if at == 1.0 { "bound" } else { "grid" };
+        out += &format!(
+            "<line class=\"{class}\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{TOP}\" y2=\"{bottom}\"/>\
+             <text x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{label}</text>\n",
+            bottom + 16.0
+        );
     }
-    Ok(svg)
+    for (n, (budget, measured)) in rows.iter().enumerate() {
+        out += &bar(TOP + ROW * n as f64, budget, measured);
+    }
+    out += &format!(
+        "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">measured / bound, turned so that less is \
+         better (logarithmic)</text>\n</svg>",
+        (BARS_LEFT + BARS_RIGHT) / 2.0,
+        bottom + 36.0
+    );
+    Ok(out)
+}
+
+const BARS_WIDTH: f64 = 1040.0;
+/// Where the smallest and the largest ratio lie.
+const BARS_LEFT: f64 = 470.0;
+const BARS_RIGHT: f64 = 880.0;
+const TOP: f64 = 8.0;
+const ROW: f64 = 24.0;
+const LEAST: f64 = 0.125;
+const MOST: f64 = 4.0;
+const MARKS: [(&str, f64); 6] = [
+    ("1/8", 0.125),
+    ("1/4", 0.25),
+    ("1/2", 0.5),
+    ("1", 1.0),
+    ("2", 2.0),
+    ("4", 4.0),
+];
+
+/// The horizontal place of a ratio that is on the axis.
+fn place(ratio: f64) -> f64 {
+    let part = (ratio.clamp(LEAST, MOST) / LEAST).ln() / (MOST / LEAST).ln();
+    BARS_LEFT + part * (BARS_RIGHT - BARS_LEFT)
+}
+
+fn bar(top: f64, budget: &Judged, measured: &Spread) -> String {
+    let ratio = used(budget, measured.median);
+    let ends = [measured.least, measured.most].map(|end| place(used(budget, end)));
+    let (from, to) = (place(1.0).min(place(ratio)), place(1.0).max(place(ratio)));
+    let (middle, class) = (top + ROW / 2.0, budget.verdict.name());
+    let text = budget.text.replace('&', "&amp;").replace('<', "&lt;");
+    let mut out = format!(
+        "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{text}</text>\
+         <rect class=\"{class}\" x=\"{from:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"12\"/>\
+         <line class=\"span\" x1=\"{:.1}\" x2=\"{:.1}\" y1=\"{middle:.1}\" y2=\"{middle:.1}\"/>",
+        BARS_LEFT - 18.0,
+        middle + 4.0,
+        middle - 6.0,
+        (to - from).max(1.5),
+        ends[0],
+        ends[1],
+    );
+    // Which way it goes on.
+    let beyond = match ratio {
+        r if r < LEAST => Some(("\u{25c0}", BARS_LEFT - 14.0)),
+        r if r > MOST => Some(("\u{25b6}", BARS_RIGHT + 3.0)),
+        _ => None,
+    };
+    if let Some((arrow, x)) = beyond {
+        let y = middle + 4.0;
+        out += &format!("<text class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\">{arrow}</text>");
+    }
+    let sign = if budget.at_least {
+        "\u{2265}"
+    } else {
+        "\u{2264}"
+    };
+    out += &format!(
+        "<text x=\"{:.1}\" y=\"{:.1}\">{:.2} ({sign} {})</text>\n",
+        BARS_RIGHT + 22.0,
+        middle + 4.0,
+        measured.median,
+        budget.bound
+    );
+    out
 }
 
 /// The part of the budget that is used.
 fn used(budget: &Judged, measured: f64) -> f64 {
-    if budget.at_least {
+    let part = if budget.at_least {
         budget.bound / measured
     } else {
-        (measured / budget.bound).max(0.0)
-    }
+        measured / budget.bound
+    };
+    // Less than nothing is the best there is.
+    part.max(0.0)
 }
 
-type Bars<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
+/// Colours of the page in place of fixed ones, which are for light pages only.
+fn themed(svg: &str) -> String {
+    [
+        ("#FFFFFF", "var(--back,#fff)"),
+        ("#000000", "var(--text,#000)"),
+        ("#EEEEEE", "var(--faint,#eee)"),
+        ("#CCCCCC", "var(--line,#ccc)"),
+    ]
+    .iter()
+    .fold(svg.to_owned(), |svg, (fixed, by)| svg.replace(fixed, by))
+}
 
-fn draw_bar(
-    chart: &mut Bars<'_, '_>,
-    root: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>,
-    row: usize,
-    budget: &Judged,
-    used: f64,
-) -> Result<(), Failed> {
-    let color = match (used <= 1.0, budget.close) {
-        (true, _) => RGBColor(0x2e, 0x8b, 0x57),
-        (false, true) => RGBColor(0xd9, 0x9a, 0x1c),
-        (false, false) => RGBColor(0xc4, 0x3c, 0x2c),
-    };
-    let top = row as f64;
-    let bar = Rectangle::new([(0.0, top - 0.8), (used, top - 0.2)], color.filled());
-    chart.draw_series([bar])?;
-    let (_, y) = chart.backend_coord(&(0.0, top - 0.5));
-    let style = ("sans-serif", 13).into_font().color(&BLACK);
-    root.draw_text(budget.text, &style, (12, y - 7))?;
-    Ok(())
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compare::budgets::Verdict;
+
+    fn judged(median: f64, at_least: bool) -> Judged {
+        Judged {
+            text: "a < b",
+            group: "g",
+            bound: 2.0,
+            at_least,
+            measured: Some(Spread::of(&[median])),
+            floor: None,
+            verdict: Verdict::Ahead,
+            close: false,
+            missing: None,
+        }
+    }
+
+    #[test]
+    fn a_bar_beyond_the_axis_is_cut_and_has_an_arrow() {
+        let svg = bars(&[judged(40.0, true)]).expect("one row");
+        assert!(svg.contains("\u{25c0}") && svg.contains("40.00 (\u{2265} 2)"));
+        assert!(svg.contains("a &lt; b"));
+        let svg = bars(&[judged(40.0, false)]).expect("one row");
+        assert!(svg.contains("\u{25b6}"));
+        let svg = bars(&[judged(2.2, false), judged(1.9, true)]).expect("two rows");
+        assert!(!svg.contains("\u{25b6}") && !svg.contains("\u{25c0}"));
+        assert!(bars(&[]).is_err());
+    }
+
+    #[test]
+    fn equal_steps_of_the_ratio_are_equal_on_the_axis() {
+        let step = place(0.5) - place(0.25);
+        assert!((place(2.0) - place(1.0) - step).abs() < 1e-9);
+        assert!((place(100.0) - BARS_RIGHT).abs() < 1e-9);
+    }
 }

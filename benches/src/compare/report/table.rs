@@ -35,13 +35,13 @@ pub fn group(group: &GroupResult) -> String {
     out
 }
 
-/// The budgets, ahead or behind.
+/// The budgets: the ratio, the interval that holds it with 95 % confidence, and the verdict.
 #[must_use]
 pub fn budgets(judged: &[Judged], memory: &[Memory]) -> String {
     let mut out = String::from("budgets\n");
     for j in judged {
         let number = j.measured.map_or_else(String::new, |s| {
-            format!("{:.2} [{:.2} .. {:.2}] ", s.median, s.low, s.high)
+            format!("{:.2} [{:.2} .. {:.2}] ", s.median, s.least, s.most)
         });
         out += &format!(
             "  {:<12} {:<62} {number}{}\n",
