@@ -531,8 +531,8 @@ mod tests {
     fn an_interval_that_holds_the_bound_is_no_verdict_and_asks_for_more_rounds() {
         let wide: Vec<f64> = (0..11).map(|n| 1.0 + 0.1 * f64::from(n)).collect();
         assert_eq!(verdict(&Spread::of(&wide), 1.4, false), Verdict::Even);
-        assert_eq!(verdict(&Spread::of(&wide), 1.1, false), Verdict::Behind);
-        assert_eq!(verdict(&Spread::of(&wide), 1.1, true), Verdict::Ahead);
+        assert_eq!(verdict(&Spread::of(&wide), 1.05, false), Verdict::Behind);
+        assert_eq!(verdict(&Spread::of(&wide), 1.05, true), Verdict::Ahead);
         let mut group = result(READ, &[("iomap-core", 1.0), ("memcpy", 1.0)]);
         assert!(settled(&group), "all rounds say the same");
         group.sides[0].cpu_rounds.clone_from(&wide);
