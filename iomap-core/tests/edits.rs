@@ -45,7 +45,7 @@ fn sync<const A: bool>(file: &common::TestFile<A>) -> Result<(), FsError> {
 fn an_error_behind_accepted_bytes_is_kept_for_the_next_sync() {
     let file: Arc<OrderA> = volume(12, Mode::Lazy).file(None);
     let mut seen = file.inode().cache().sample_error();
-    file.fail_unlock(Errno::NOSPC);
+    file.fail_unlock(0, Errno::NOSPC);
     assert_eq!(file.write(0, &[1; PAGE]), Ok(PAGE as u64));
     let told = file.inode().cache().check_and_advance(&mut seen);
     assert_eq!(told, Err(Errno::NOSPC));
@@ -57,7 +57,7 @@ fn an_error_behind_written_back_bytes_is_kept_for_the_next_sync() {
     let file: Arc<OrderA> = volume(12, Mode::Lazy).file(None);
     file.write(0, &[1; PAGE]).unwrap();
     let mut seen = file.inode().cache().sample_error();
-    file.fail_unlock(Errno::NOSPC);
+    file.fail_unlock(0, Errno::NOSPC);
     let _synced = sync(&file);
     let told = file.inode().cache().check_and_advance(&mut seen);
     assert_eq!(told, Err(Errno::NOSPC));

@@ -22,6 +22,13 @@ use iomap_core::zero;
 /// What fails.
 #[derive(Clone, Copy, Debug)]
 enum Fails {
+    Begin,
+    End,
+    Valid,
+    BeforeLock,
+    PrepareChange,
+    AfterUnlock,
+    SyncMetadata,
     MapWriteback,
     PrepareWriteback,
     Convert,
@@ -32,7 +39,14 @@ enum Fails {
     Copy,
 }
 
-const ALL: [Fails; 8] = [
+const ALL: [Fails; 15] = [
+    Fails::Begin,
+    Fails::End,
+    Fails::Valid,
+    Fails::BeforeLock,
+    Fails::PrepareChange,
+    Fails::AfterUnlock,
+    Fails::SyncMetadata,
     Fails::MapWriteback,
     Fails::PrepareWriteback,
     Fails::Convert,
@@ -114,6 +128,13 @@ impl<const A: bool> Run<A> {
         file.inode().cache().drop_clean(FileRange::ALL);
         let skip = n as usize;
         match fails {
+            Fails::Begin => file.fail_begin(skip, Errno::IO),
+            Fails::End => file.fail_end(skip, Errno::IO),
+            Fails::Valid => file.say_stale(skip),
+            Fails::BeforeLock => file.fail_open(skip, Errno::IO),
+            Fails::PrepareChange => file.fail_change(skip, Errno::IO),
+            Fails::AfterUnlock => file.fail_unlock(skip, Errno::IO),
+            Fails::SyncMetadata => file.fail_sync(skip, Errno::IO),
             Fails::MapWriteback => file.fail_map(skip, Errno::IO),
             Fails::PrepareWriteback => file.fail_prepare(skip, Errno::IO),
             Fails::Convert => file.fail_convert(skip, Errno::IO),
@@ -250,7 +271,9 @@ fn whatever_fails_balances_and_is_told() {
         for n in 0..40 {
             told += u32::from(run::<false>(fails, n)) + u32::from(run::<true>(fails, n));
         }
-        // A short copy is taken up again, and told to nobody.
-        assert!(told > 0 || matches!(fails, Fails::Copy), "{fails:?}");
+        // A short copy and a mapping that is stale are taken up again, an `end` behind bytes that
+        // are in the cache comes too late: nobody is told.
+        let silent = matches!(fails, Fails::Copy | Fails::Valid | Fails::End);
+        assert!((told > 0) != silent, "{fails:?}: {told} told");
     }
 }

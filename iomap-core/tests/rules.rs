@@ -42,7 +42,7 @@ fn folio<const A: bool>(file: &TestFile<A>, page: u64) -> LockedFolio {
 #[test]
 fn a_hook_that_refuses_a_folio_leaves_nothing_open_in_both_orders() {
     fn refuse<const A: bool>(file: &TestFile<A>) {
-        file.fail_change(Errno::NOMEM);
+        file.fail_change(0, Errno::NOMEM);
         assert!(file.write(0, &[2; PAGE]).is_err());
         file.check_balance();
         fsync::fsync(file, FileRange::ALL, false).unwrap();

@@ -128,6 +128,11 @@ impl Faults {
     fn next(&mut self) -> Option<Errno> {
         self.0.pop_front().flatten()
     }
+
+    /// What a hook says that has nothing else to answer.
+    fn answer(&mut self) -> Result<()> {
+        self.next().map_or(Ok(()), |errno| Err(errno.into()))
+    }
 }
 
 #[derive(Debug, Default)]
@@ -147,6 +152,16 @@ struct State {
     convert_faults: Faults,
     /// Errors for the next calls of `after_unlock`.
     unlock_faults: Faults,
+    /// Errors for the next calls of `before_lock`.
+    open_faults: Faults,
+    /// Errors for the next calls of `begin`.
+    begin_faults: Faults,
+    /// Errors for the next calls of `end`.
+    end_faults: Faults,
+    /// Errors for the next calls of `sync_metadata`.
+    sync_faults: Faults,
+    /// The next calls of `is_valid` that say no although nothing has changed: those with an error.
+    stale: Faults,
     /// The next answer of `begin`, whatever it was asked.
     answer: Option<Iomap>,
 }
@@ -316,9 +331,34 @@ impl<const A: bool> TestFile<A> {
         self.state.lock().bad_map = Some(iomap);
     }
 
-    /// The next call of `folio_prepare` that is not for writeback fails.
-    pub(crate) fn fail_change(&self, errno: Errno) {
-        self.state.lock().change_faults.add(0, errno);
+    /// A call of `folio_prepare` that is not for writeback fails, after `ok` more that do not.
+    pub(crate) fn fail_change(&self, ok: usize, errno: Errno) {
+        self.state.lock().change_faults.add(ok, errno);
+    }
+
+    /// A call of `before_lock` fails, after `ok` more that do not.
+    pub(crate) fn fail_open(&self, ok: usize, errno: Errno) {
+        self.state.lock().open_faults.add(ok, errno);
+    }
+
+    /// A call of `begin` fails, after `ok` more that do not.
+    pub(crate) fn fail_begin(&self, ok: usize, errno: Errno) {
+        self.state.lock().begin_faults.add(ok, errno);
+    }
+
+    /// A call of `end` fails, after `ok` more that do not.
+    pub(crate) fn fail_end(&self, ok: usize, errno: Errno) {
+        self.state.lock().end_faults.add(ok, errno);
+    }
+
+    /// A call of `sync_metadata` fails, after `ok` more that do not.
+    pub(crate) fn fail_sync(&self, ok: usize, errno: Errno) {
+        self.state.lock().sync_faults.add(ok, errno);
+    }
+
+    /// A call of `is_valid` says no, after `ok` more that tell the truth.
+    pub(crate) fn say_stale(&self, ok: usize) {
+        self.state.lock().stale.add(ok, Errno::AGAIN);
     }
 
     /// A call of `folio_prepare` for writeback fails, after `ok` more that do not.
@@ -331,9 +371,9 @@ impl<const A: bool> TestFile<A> {
         self.state.lock().convert_faults.add(ok, errno);
     }
 
-    /// The next call of `after_unlock` fails.
-    pub(crate) fn fail_unlock(&self, errno: Errno) {
-        self.state.lock().unlock_faults.add(0, errno);
+    /// A call of `after_unlock` fails, after `ok` more that do not.
+    pub(crate) fn fail_unlock(&self, ok: usize, errno: Errno) {
+        self.state.lock().unlock_faults.add(ok, errno);
     }
 
     /// The next call of `begin` answers this.
@@ -411,6 +451,9 @@ impl<const A: bool> MapOps for TestFile<A> {
     }
 
     fn begin(&self, req: &MapRequest) -> Result<Mapped<()>, MapError> {
+        if let Some(errno) = self.state.lock().begin_faults.next() {
+            return Err(FsError::from(errno).into());
+        }
         self.log.lock().begun += 1;
         let transaction = if req.intent.is_write() {
             self.open_transaction()
@@ -451,11 +494,12 @@ impl<const A: bool> MapOps for TestFile<A> {
 
     fn end(&self, _lease: (), _finished: &Finished<'_>) -> Result<()> {
         self.log.lock().begun -= 1;
-        Ok(())
+        self.state.lock().end_faults.answer()
     }
 
     fn is_valid(&self, iomap: &Iomap) -> bool {
-        self.state.lock().generation == iomap.validity.0
+        let mut state = self.state.lock();
+        state.stale.next().is_none() && state.generation == iomap.validity.0
     }
 
     fn release_delalloc(&self, range: FileRange, _iomap: &Iomap) {
@@ -484,6 +528,7 @@ impl<const A: bool> FolioOps for TestFile<A> {
         if A && req.op == FolioOp::Writeback && req.nowait {
             return Err(FsError::WouldBlock);
         }
+        self.state.lock().open_faults.answer()?;
         self.log.lock().opened += 1;
         Ok(Handle(
             A.then(|| rank::acquire(Rank::TransactionBeforeFolio, 0)),
@@ -553,10 +598,7 @@ impl<const A: bool> FolioOps for TestFile<A> {
         if req.op == FolioOp::Writeback {
             self.record(Hook::AfterUnlock);
         }
-        match self.state.lock().unlock_faults.next() {
-            Some(errno) => Err(errno.into()),
-            None => Ok(()),
-        }
+        self.state.lock().unlock_faults.answer()
     }
 }
 
@@ -644,6 +686,6 @@ impl<const A: bool> WritebackOps for TestFile<A> {
 
     fn sync_metadata(&self, _data_only: bool) -> Result<()> {
         self.record(Hook::SyncMetadata);
-        Ok(())
+        self.state.lock().sync_faults.answer()
     }
 }
