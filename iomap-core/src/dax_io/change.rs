@@ -87,7 +87,7 @@ pub(super) fn change<B: MapOps + ?Sized>(
             let nothing = PageIndex::ZERO..PageIndex::ZERO;
             result = result.and(drop_entries(inode, &(start..end), &nothing));
         }
-        if matches!(fill, Fill::Bytes(_)) && here.end() > inode.size() {
+        if matches!(fill, Fill::Bytes(_)) && !here.is_empty() && here.end() > inode.size() {
             // Not before `end` has made the bytes the file's: a fault might find others.
             inode.set_size(here.end());
         }

@@ -34,6 +34,18 @@ fn a_write_stops_before_a_lost_page_and_fails_in_it() {
     assert_eq!(error.errno(), Errno::IO);
 }
 
+/// The next blocks are lost: nothing is written behind the end, and the file does not grow.
+#[test]
+fn a_write_behind_the_end_that_fails_leaves_the_size() {
+    let disk = Disk::new(64);
+    let file = disk.written::<false>(1, 1);
+    (2..64).for_each(|block| disk.pmem.lose_page(addr(block)));
+    let _lock = file.core().lock_exclusive();
+    let error = dax_io::write(&*file, pos(4 * PAGE), b"lost", false).unwrap_err();
+    assert_eq!(error.errno(), Errno::IO);
+    assert_eq!(file.core().size(), pos(PAGE));
+}
+
 #[test]
 fn an_access_to_a_lost_page_is_a_bus_error() {
     let disk = Disk::new(64);
