@@ -92,8 +92,8 @@ impl fmt::Debug for DaxVolume {
 pub struct DaxTable {
     volume: Arc<DaxVolume>,
     entries: Entries,
-    /// Bytes of the device that were written by calls, and are not durable: first byte to one past
-    /// the last. Neighbours are merged.
+    /// Bytes of the device that were written by calls, or lost their entry while they were dirty, and
+    /// are not durable: first byte to one past the last. Neighbours are merged.
     unpersisted: Mutex<BTreeMap<DevAddr, DevAddr>>,
     /// Held from the question where shared blocks are copied to until the copy is the file's: two
     /// copies of one block at the same time would undo each other's changes. Taken after an entry.

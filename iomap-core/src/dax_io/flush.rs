@@ -21,17 +21,17 @@ use crate::units::{DevAddr, FileRange, PAGE_SIZE};
 /// The device failed. What was not made durable stays dirty.
 pub fn flush_range(inode: &Inode, range: FileRange) -> Result<()> {
     let table = table_of(inode)?;
-    persist_written(table)?;
     let (start, end) = range.pages();
     let pages = start..end;
     table.entries().tag_for_writeback(&pages);
     while let Some(entry) = table.entries().lock_next_to_write(&pages) {
         flush_entry(inode, table, &entry)?;
     }
-    Ok(())
+    // After the entries: one that was dropped meanwhile has left its bytes here.
+    persist_written(table)
 }
 
-/// What was written by calls.
+/// What was written by calls, and was stored to blocks that were to be freed.
 fn persist_written(table: &DaxTable) -> Result<()> {
     let mut first_error = Ok(());
     for (start, end) in table.take_unpersisted() {

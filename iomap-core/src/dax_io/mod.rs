@@ -61,7 +61,8 @@ fn persist_entry(table: &DaxTable, entry: &EntryGuard<'_>) -> Result<(), DeviceE
 }
 
 /// Takes the entries of `pages` out of every mapping and out of the table; what was stored becomes
-/// durable first, except in entries that lie in `discarded`: nobody will see their bytes again.
+/// durable first, except in entries that lie in `discarded`, whose bytes are going to be freed. Should
+/// that fail they are the file's still: the next flush makes them durable.
 ///
 /// # Errors
 ///
@@ -78,6 +79,11 @@ fn drop_entries(
         let whole = discarded.start <= covered.start && covered.end <= discarded.end;
         if entry.is_dirty() && !whole {
             persist_entry(table, &entry)?;
+        } else if entry.is_dirty()
+            && let Some(Place::Device(addr)) = entry.entry().map(|entry| entry.place)
+        {
+            // Before the entry goes: a flush looks at entries first.
+            table.note_unpersisted(addr, entry.size().pages() * PAGE_SIZE as u64);
         }
         entry.delete();
     }

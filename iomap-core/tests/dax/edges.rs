@@ -82,6 +82,24 @@ fn pages_a_hole_covers_in_part_keep_their_dirty_bytes() {
     assert_eq!(&left[left.len() - 4..], b"tail");
 }
 
+/// Whoever was going to free the blocks got no further than the locks.
+#[test]
+fn stores_to_blocks_that_were_to_be_freed_and_were_not_become_durable() {
+    let disk = Disk::new(64);
+    let file = disk.written::<false>(4, 1);
+    let mapping = file.map(MapOptions::empty());
+    mapping.store(pos(PAGE), b"stored").unwrap();
+    let part = Blocks {
+        backend: &*file,
+        range: FileRange::ALL,
+        content: Content::Dropped,
+    };
+    let inode = file.inode().lock_exclusive();
+    drop(dax_io::unmap_and_wait_for_pins(&[part], [inode], None).unwrap());
+    file.fsync();
+    assert_eq!(&file.after_crash()[PAGE as usize..][..6], b"stored");
+}
+
 /// The file ends in the middle of a large entry now: pages take its place.
 #[test]
 fn a_large_entry_that_gives_way_to_pages_keeps_its_dirty_bytes() {

@@ -55,8 +55,8 @@ impl TestInode {
             to.part(target, Content::Dropped),
         ];
         let inodes = lock_inodes(&self.core, &to.core);
-        let _locks = unmap_and_wait_for_pins(&parts, inodes, self.volume.pin_timeout())?;
         self.check_clone(range, to, target)?;
+        let _locks = unmap_and_wait_for_pins(&parts, inodes, self.volume.pin_timeout())?;
         to.touch()?;
         to.finish_cut()?;
         self.leave_inline()?;

@@ -443,6 +443,22 @@ fn what_a_real_synchronous_mapping_stored_and_flushed_is_in_every_crash_image() 
     }
 }
 
+/// What was stored where the clone was to go stays, and the next sync makes it durable.
+#[test]
+fn a_clone_that_is_refused_leaves_stores_to_its_destination() {
+    let mut bed = new_bed();
+    let (source, file) = (bed.create("source"), bed.create("a"));
+    truncate(&bed, &*file, 4 * PAGE).unwrap();
+    let mapping = map(&file, MapOptions::empty());
+    mapping.store(at(PAGE), b"stored").unwrap();
+    let refused = source.clone_range(range(0, 4 * PAGE), &*file, at(0));
+    assert_eq!(refused.unwrap_err().errno(), Errno::INVAL);
+    file.fsync(false).unwrap();
+    drop((mapping, source, file));
+    bed.crash();
+    assert_eq!(read(&*bed.open("a"), PAGE, 6), b"stored");
+}
+
 /// A block of several pages becomes another one as a whole: no mapping goes on showing what was
 /// there before in the pages that nobody stored to.
 #[test]
