@@ -24,6 +24,18 @@ const ROUND: &[(&str, &[&str])] = &[
         "torture, bad device",
         &["torture", "--ops", "100000", "--device-faults", "0.01"],
     ),
+    ("torture, DAX", &["torture", "--ops", "100000", "--dax"]),
+    (
+        "torture, DAX, bad device",
+        &[
+            "torture",
+            "--ops",
+            "100000",
+            "--dax",
+            "--device-faults",
+            "0.01",
+        ],
+    ),
     ("crash", &["crash", "--states", "50000"]),
 ];
 

@@ -149,6 +149,15 @@ fn testfs(effort: Effort) -> Counts {
         ("torture, small blocks", &["--block-size", "1024"]),
         ("torture, faulty device", &["--device-faults", "0.001"]),
         ("torture, bad device", &["--device-faults", "0.01"]),
+        ("torture, DAX", &["--dax"]),
+        (
+            "torture, DAX, large blocks",
+            &["--dax", "--block-size", "16384"],
+        ),
+        (
+            "torture, DAX, bad device",
+            &["--dax", "--device-faults", "0.01"],
+        ),
     ] {
         counts += testfs_step(name, &[&["torture"], quiet, more].concat()).check();
     }

@@ -8,10 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use iomap_core::dax::FileDaxDevice;
 use iomap_core::device::{BlockDevice, FileDevice, MemoryDevice, OpenOptions};
 
 use super::size::Size;
 use super::{REFUSED, USAGE, VERIFICATION_FAILED};
+use crate::device::PmemDevice;
 use crate::meta::MkfsOptions;
 use crate::torture::image::ImageTarget;
 use crate::torture::target::Target;
@@ -48,7 +50,12 @@ pub(super) struct TortureArgs {
     /// The block file, everything on which is lost; memory if not given
     #[arg(long)]
     image: Option<PathBuf>,
-    /// The probability that a device request fails, 0 to 1
+    /// DAX files, also through memory mappings; without --image on simulated persistent memory,
+    /// which loses what is not durable at each unmount
+    #[arg(long)]
+    dax: bool,
+    /// The probability that a device request fails, 0 to 1; with --dax also that stores cannot be
+    /// made durable, and that a page cannot be used
     #[arg(long, default_value_t = 0.0)]
     device_faults: f64,
     /// Stop after this many seconds
@@ -109,21 +116,30 @@ fn one_seed(args: &TortureArgs, seed: u64) -> u8 {
     }
 }
 
+fn text(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
 fn target(args: &TortureArgs, seed: u64) -> Result<Arc<dyn Target>, String> {
-    let device: Arc<dyn BlockDevice> = match &args.image {
-        None => Arc::new(MemoryDevice::new(args.size.bytes())),
-        Some(path) => {
-            let options = OpenOptions {
-                create_size: Some(args.size.bytes()),
-                ..OpenOptions::default()
-            };
-            Arc::new(FileDevice::open(path, &options).map_err(|error| error.to_string())?)
-        }
-    };
-    let block_size = u32::try_from(args.block_size.bytes()).map_err(|error| error.to_string())?;
     let mkfs = MkfsOptions {
-        block_size,
+        block_size: u32::try_from(args.block_size.bytes()).map_err(text)?,
         ..MkfsOptions::default()
+    };
+    let create = OpenOptions {
+        create_size: Some(args.size.bytes()),
+        ..OpenOptions::default()
+    };
+    let device: Arc<dyn BlockDevice> = match &args.image {
+        Some(path) if args.dax => {
+            let device = Arc::new(FileDaxDevice::open(path, &create).map_err(text)?);
+            return Ok(Arc::new(ImageTarget::on_memory(device, mkfs, seed)));
+        }
+        None if args.dax => {
+            let pmem = PmemDevice::new(args.size.bytes()).map_err(text)?;
+            return Ok(Arc::new(ImageTarget::on_pmem(&pmem, mkfs, seed)));
+        }
+        Some(path) => Arc::new(FileDevice::open(path, &create).map_err(text)?),
+        None => Arc::new(MemoryDevice::new(args.size.bytes())),
     };
     Ok(Arc::new(ImageTarget::new(
         device,
@@ -141,7 +157,7 @@ fn report(args: &TortureArgs, target: &Arc<dyn Target>, options: &Options, failu
     println!("seed {}: FAILED at {place}: {}", failure.seed, failure.fail);
     println!(
         "again: testfs torture --seed {} --ops {} --threads {} --cache {} --size {} \
-         --block-size {} --device-faults {}",
+         --block-size {} --device-faults {}{}",
         failure.seed,
         args.ops,
         args.threads,
@@ -149,11 +165,12 @@ fn report(args: &TortureArgs, target: &Arc<dyn Target>, options: &Options, failu
         args.size,
         args.block_size,
         args.device_faults,
+        if args.dax { " --dax" } else { "" },
     );
     if args.no_shrink || options.faults > 0.0 {
         return;
     }
-    let steps = shrink::interleaved(options, options.ops.min(SHRINK_OPS));
+    let steps = shrink::interleaved(&**target, options, options.ops.min(SHRINK_OPS));
     match shrink::shrink(target, steps, SHRINK_TIME) {
         Some((steps, fail)) => {
             println!("one thread fails after {} operations: {fail}", steps.len());

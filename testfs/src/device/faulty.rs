@@ -2,15 +2,22 @@
 //!
 //! Owns [`FaultyDevice`], the plan ([`Fault`]) and the counters. What a fault leaves behind is the
 //! plan's [`Effect`]; the rest passes to the device inside.
+//!
+//! Of a device whose bytes are memory two more things fail: making stores durable counts as a flush,
+//! and asking whether bytes are usable as a read. A load or store that comes to them without asking,
+//! through a page table, does not fail.
 
 use std::fmt;
 use std::ops::Range;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
 use fastrand::Rng;
+use iomap_core::dax::{DaxDevice, DaxMemory};
 use iomap_core::device::{Bio, BioOp, BlockDevice, Segment};
-use iomap_core::error::{DeviceOp, Errno};
+use iomap_core::error::{DeviceError, DeviceOp, Errno};
 use iomap_core::sync::{Mutex, Rank};
-use iomap_core::units::DevAddr;
+use iomap_core::units::{DevAddr, PAGE_SIZE};
 
 /// Which of the matching requests fail.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -263,6 +270,51 @@ impl<D: BlockDevice> BlockDevice for FaultyDevice<D> {
     }
 }
 
+impl DaxDevice for FaultyDevice<Arc<dyn DaxDevice>> {
+    fn memory(&self) -> &DaxMemory {
+        self.inner.memory()
+    }
+
+    fn persist(&self, addr: DevAddr, len: u64) -> Result<(), DeviceError> {
+        let verdict = self.state.lock().verdict(BioOp::Flush, addr, len);
+        let Some((errno, effect)) = verdict else {
+            return self.inner.persist(addr, len);
+        };
+        let part = match effect {
+            Effect::Nothing => 0,
+            Effect::Half => len / 2,
+            Effect::All => len,
+        };
+        if part > 0 {
+            // The answer is lost either way.
+            let _ = self.inner.persist(addr, part);
+        }
+        Err(DeviceError::new(DeviceOp::Flush, addr, len, errno))
+    }
+
+    fn persists_cheaply(&self) -> bool {
+        self.inner.persists_cheaply()
+    }
+
+    fn backing(&self) -> Option<BorrowedFd<'_>> {
+        self.inner.backing()
+    }
+
+    /// A page that fails is the first, or for [`Effect::Half`] one in the middle.
+    fn usable(&self, addr: DevAddr, len: u64) -> Result<u64, DeviceError> {
+        let verdict = self.state.lock().verdict(BioOp::Read, addr, len);
+        let Some((errno, effect)) = verdict else {
+            return self.inner.usable(addr, len);
+        };
+        let page = PAGE_SIZE as u64;
+        let middle = (addr.bytes() + len / 2) / page * page;
+        match middle.checked_sub(addr.bytes()) {
+            Some(before) if effect == Effect::Half && before > 0 => self.inner.usable(addr, before),
+            _ => Err(DeviceError::new(DeviceOp::Read, addr, len, errno)),
+        }
+    }
+}
+
 impl<D: fmt::Debug> fmt::Debug for FaultyDevice<D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("FaultyDevice")
@@ -275,6 +327,7 @@ impl<D: fmt::Debug> fmt::Debug for FaultyDevice<D> {
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+    use crate::device::PmemDevice;
     use iomap_core::device::MemoryDevice;
 
     fn device() -> FaultyDevice<MemoryDevice> {
@@ -342,6 +395,31 @@ mod tests {
         assert_eq!(write(&device, 0, 1), Err(Errno::NODEV));
         device.heal();
         write(&device, 0, 1).unwrap();
+    }
+
+    #[test]
+    fn stores_are_made_durable_and_pages_used_as_planned() {
+        let pmem = PmemDevice::new(32 << 10).unwrap();
+        let device = FaultyDevice::new(pmem.clone() as Arc<dyn DaxDevice>, 1);
+        for (n, (effect, arrived)) in
+            (0..).zip([(Effect::Nothing, 0), (Effect::Half, 64), (Effect::All, 128)])
+        {
+            let at = n * 256;
+            device.plan(Fault::new(Errno::IO).leaving(effect));
+            device.inner().store(DevAddr::new(at), &[9; 128]).unwrap();
+            let error = device.persist(DevAddr::new(at), 128).unwrap_err();
+            assert_eq!((error.op, error.errno), (DeviceOp::Flush, Errno::IO));
+            let durable = pmem.durable_image();
+            let left = durable[at as usize..].iter().take_while(|b| **b == 9);
+            assert_eq!(left.count(), arrived, "{effect:?}");
+            let usable = device.usable(DevAddr::new(100), 16 << 10);
+            let wanted = (effect == Effect::Half).then_some(8192 - 100);
+            assert_eq!(usable.ok(), wanted, "{effect:?}");
+            device.heal();
+        }
+        device.persist(DevAddr::new(0), 128).unwrap();
+        assert_eq!(device.usable(DevAddr::new(0), 8192).unwrap(), 8192);
+        assert_eq!(device.counts().failed, 6);
     }
 
     #[test]

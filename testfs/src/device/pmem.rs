@@ -122,6 +122,14 @@ impl PmemDevice {
         left
     }
 
+    /// The power goes and comes back: what is not durable is lost. Nobody stores meanwhile.
+    pub fn cut_power(&self) {
+        let state = self.state.lock();
+        // Cannot fail: as many bytes as there are.
+        let written = self.memory.write(DevAddr::new(0), &state.durable);
+        debug_assert_eq!(written, Ok(()));
+    }
+
     /// Calls `f` before bytes are persisted from now on; nothing is locked meanwhile.
     pub fn on_persist(&self, f: Option<OnPersist>) {
         self.state.lock().on_persist = f;
@@ -266,6 +274,15 @@ mod tests {
         device.flush().unwrap();
         let durable = device.durable_image();
         assert_eq!((durable[512], durable[1023], durable[4096]), (1, 1, 0));
+    }
+
+    #[test]
+    fn a_power_cut_leaves_what_is_durable() {
+        let device = PmemDevice::new(8192).unwrap();
+        device.store(DevAddr::new(0), &[1; 128]).unwrap();
+        device.persist(DevAddr::new(0), 64).unwrap();
+        device.cut_power();
+        assert_eq!(device.image()[..128], [[1; 64], [0; 64]].concat());
     }
 
     #[test]

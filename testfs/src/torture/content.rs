@@ -288,6 +288,13 @@ impl Content {
         id
     }
 
+    /// The largest size the file has had since [`Content::observe`].
+    pub fn largest_size(&self, id: u64) -> u64 {
+        let state = self.state.lock();
+        let observer = state.observers.iter().find(|o| o.id == id);
+        observer.map_or(0, |o| o.sizes.1)
+    }
+
     /// Ends [`Content::observe`] and checks what was read; `None` if the read failed.
     ///
     /// # Errors

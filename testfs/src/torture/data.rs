@@ -1,8 +1,8 @@
 //! Operations on the content of a file, with every answer checked.
 //!
 //! Owns an operation under way ([`Call`]), syncing and closing, and the size. The others stand
-//! beside: [`writes`](super::writes), [`reads`](super::reads), [`reshape`](super::reshape),
-//! [`regions`]. How concurrent operations are kept apart is
+//! beside: [`writes`](super::writes), [`reads`](super::reads), [`mapped`](super::mapped),
+//! [`reshape`](super::reshape), [`regions`]. How concurrent operations are kept apart is
 //! [`content`](super::content).
 
 use std::ops::RangeInclusive;
@@ -69,6 +69,9 @@ pub fn apply<'a>(call: Call<'a>, op: &DataOp, other: Option<&'a TestFile>) -> Re
         DataOp::Append { len, flags } => call.write(None, len, flags),
         DataOp::Read { pos, len, flags } => call.read(pos, len, flags),
         DataOp::RacyRead { pos, len, flags } => call.racy_read(pos, len, flags),
+        DataOp::Store { pos, len } => call.store(pos, len),
+        DataOp::Load { pos, len } => call.load(pos, len),
+        DataOp::RacyLoad { pos, len } => call.racy_load(pos, len),
         DataOp::Fsync { data_only } => call.fsync(data_only),
         DataOp::SyncRange { pos, len, wait } => call.sync_range(range(pos, len), wait),
         DataOp::Truncate { size } => call.truncate(size),

@@ -8,7 +8,7 @@
 //! | [`target`], [`image`] | the file system under test: make, mount, check |
 //! | [`world`], [`place`], [`mod@file`] | what the threads share: the mount, names, files |
 //! | [`content`], [`doubt`], [`edit`], [`stamp`] | what a file may contain |
-//! | [`data`], [`names`] | doing an operation and judging the answer |
+//! | [`data`], [`names`], `mapped` | doing an operation and judging the answer |
 //! | [`verify`] | comparing everything at the end |
 //! | [`shrink`] | making a failing sequence short |
 
@@ -18,6 +18,7 @@ pub mod doubt;
 pub mod edit;
 pub mod file;
 pub mod image;
+mod mapped;
 pub mod names;
 pub mod op;
 pub mod place;
@@ -179,7 +180,7 @@ impl Run<'_> {
             if self.world.is_fenced() {
                 break;
             }
-            let op = Op::generate(&mut rng);
+            let op = Op::generate(&mut rng, self.world.target.maps());
             self.watch.begin(thread, number, &op);
             let result = perform(self.world, thread, number, &op);
             self.done.fetch_add(1, Relaxed);

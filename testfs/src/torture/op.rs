@@ -74,6 +74,21 @@ pub enum DataOp {
         len: u32,
         flags: IoFlags,
     },
+    /// Stores through a memory mapping, as far as the file goes.
+    Store {
+        pos: u64,
+        len: u32,
+    },
+    /// Loads through a memory mapping, as far as the file goes.
+    Load {
+        pos: u64,
+        len: u32,
+    },
+    /// Loads that wait for no writer.
+    RacyLoad {
+        pos: u64,
+        len: u32,
+    },
     Fsync {
         data_only: bool,
     },
@@ -343,6 +358,16 @@ fn data(rng: &mut Rng) -> DataOp {
     }
 }
 
+/// The same through a memory mapping, for transfers; now and then.
+fn maybe_mapped(op: DataOp, rng: &mut Rng) -> DataOp {
+    match op {
+        DataOp::Write { pos, len, .. } if rng.bool() => DataOp::Store { pos, len },
+        DataOp::Read { pos, len, .. } if rng.bool() => DataOp::Load { pos, len },
+        DataOp::RacyRead { pos, len, .. } if rng.bool() => DataOp::RacyLoad { pos, len },
+        op => op,
+    }
+}
+
 fn rename(rng: &mut Rng) -> NameOp {
     let mode = match rng.u8(..4) {
         0 => RenameMode::NoReplace,
@@ -418,9 +443,9 @@ fn name(rng: &mut Rng) -> NameOp {
 }
 
 impl Op {
-    /// The next operation of a sequence.
+    /// The next operation of a sequence; `maps`: through memory mappings, too.
     #[must_use]
-    pub fn generate(rng: &mut Rng) -> Self {
+    pub fn generate(rng: &mut Rng, maps: bool) -> Self {
         match rng.u32(..10_000) {
             0..3 => Self::Sync,
             3 => Self::Remount,
@@ -429,7 +454,11 @@ impl Op {
                 pages: rng.u32(1..4096),
             },
             60..2060 => Self::Name(name(rng)),
-            _ => Self::Data(subject(rng), data(rng)),
+            _ => {
+                let (subject, op) = (subject(rng), data(rng));
+                let op = if maps { maybe_mapped(op, rng) } else { op };
+                Self::Data(subject, op)
+            }
         }
     }
 }
@@ -440,12 +469,16 @@ mod tests {
 
     #[test]
     fn the_same_seed_makes_the_same_operations() {
-        let make = |seed| {
+        let make = |seed, maps| {
             let mut rng = Rng::with_seed(seed);
-            (0..500).map(|_| Op::generate(&mut rng)).collect::<Vec<_>>()
+            let ops = (0..500).map(|_| Op::generate(&mut rng, maps));
+            ops.collect::<Vec<_>>()
         };
-        assert_eq!(make(7), make(7));
-        assert_ne!(make(7), make(8));
+        assert_eq!(make(7, false), make(7, false));
+        assert_ne!(make(7, false), make(8, false));
+        let mapped = |op: &Op| matches!(op, Op::Data(_, DataOp::Store { .. }));
+        assert!(make(7, true).iter().any(mapped));
+        assert!(!make(7, false).iter().any(mapped));
     }
 
     #[test]

@@ -32,9 +32,9 @@ pub fn replay(target: &Arc<dyn Target>, steps: &[Step]) -> Result<(), (usize, Fa
     result
 }
 
-/// The operations of a run in the order one thread would do them: the threads in turn.
+/// The operations of a run on the target in the order one thread would do them: the threads in turn.
 #[must_use]
-pub fn interleaved(options: &Options, ops: u64) -> Vec<Step> {
+pub fn interleaved(target: &dyn Target, options: &Options, ops: u64) -> Vec<Step> {
     let mut rngs: Vec<_> = (0..options.threads)
         .map(|t| generator(options.seed, t))
         .collect();
@@ -42,7 +42,7 @@ pub fn interleaved(options: &Options, ops: u64) -> Vec<Step> {
     let mut steps = Vec::new();
     for number in 0..rounds {
         for (thread, rng) in (0..).zip(&mut rngs) {
-            steps.push((thread, number, Op::generate(rng)));
+            steps.push((thread, number, Op::generate(rng, target.maps())));
         }
     }
     steps

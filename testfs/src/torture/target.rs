@@ -49,6 +49,11 @@ pub trait Target: Send + Sync {
     fn faults(&self) -> u64 {
         0
     }
+
+    /// Whether files are read and written through memory mappings, too.
+    fn maps(&self) -> bool {
+        false
+    }
 }
 
 /// A mounted file system.

@@ -2,19 +2,25 @@
 //! system that does not misbehave passes.
 
 use std::any::Any;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use iomap_core::error::{Result, SeekError};
+use iomap_core::dax::{DaxDevice, DaxMemory};
+use iomap_core::device::{Bio, BlockDevice};
+use iomap_core::error::{DeviceError, Result, SeekError};
 use iomap_core::fiemap::Extent;
 use iomap_core::seek::Whence;
 use iomap_core::stats::Snapshot;
-use iomap_core::units::{FilePos, FileRange};
+use iomap_core::units::{DevAddr, FilePos, FileRange};
 use iomap_core::vfs::*;
 
+use super::image::ImageTarget;
 use super::target::{MemTarget, Target};
 use super::*;
+use crate::device::PmemDevice;
+use crate::meta::MkfsOptions;
 
 /// How the file system misbehaves, now and then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -212,6 +218,72 @@ fn the_reference_passes_with_one_thread_and_with_many() {
     }
 }
 
+/// Persistent memory that now and then does not make stores durable.
+#[derive(Debug)]
+struct Forgetful {
+    pmem: Arc<PmemDevice>,
+    count: AtomicU64,
+}
+
+impl BlockDevice for Forgetful {
+    iomap_core::device::pass_to_device!(self => self.pmem);
+
+    fn submit(&self, bio: Bio) {
+        self.pmem.submit(bio);
+    }
+}
+
+impl DaxDevice for Forgetful {
+    fn memory(&self) -> &DaxMemory {
+        self.pmem.memory()
+    }
+
+    fn persist(&self, addr: DevAddr, len: u64) -> Result<(), DeviceError> {
+        if self.count.fetch_add(1, Relaxed) % 5 == 4 {
+            return Ok(());
+        }
+        self.pmem.persist(addr, len)
+    }
+
+    fn persists_cheaply(&self) -> bool {
+        false
+    }
+
+    fn backing(&self) -> Option<BorrowedFd<'_>> {
+        self.pmem.backing()
+    }
+}
+
+const VOLUME: u64 = 32 << 20;
+
+#[test]
+fn dax_files_pass_also_on_a_failing_device() {
+    for (threads, faults) in [(1, 0.0), (4, 0.0), (4, 0.002), (4, 0.02)] {
+        let pmem = PmemDevice::new(VOLUME).expect("memory");
+        let mkfs = MkfsOptions::default();
+        let target: Arc<dyn Target> = Arc::new(ImageTarget::on_pmem(&pmem, mkfs, 1));
+        let options = Options {
+            faults,
+            ..options(threads, 4_000)
+        };
+        let summary = run(&target, &options, &|_| {}).unwrap_or_else(|f| panic!("{f:?}"));
+        assert_eq!(summary.ops, 4_000);
+        assert_eq!(summary.faults > 0, faults > 0.0);
+    }
+}
+
+#[test]
+fn a_store_that_does_not_become_durable_is_found() {
+    let pmem = PmemDevice::new(VOLUME).expect("memory");
+    let device = Arc::new(Forgetful {
+        pmem: Arc::clone(&pmem),
+        count: AtomicU64::new(0),
+    });
+    let mkfs = MkfsOptions::default();
+    let target: Arc<dyn Target> = Arc::new(ImageTarget::dax(device, Some(pmem), mkfs, 1));
+    assert!(run(&target, &options(1, 4_000), &|_| {}).is_err());
+}
+
 #[test]
 fn a_dropped_write_is_found() {
     assert!(found(Sin::DropWrite));
@@ -255,7 +327,6 @@ fn a_collapse_of_too_little_is_found() {
 #[test]
 fn a_failure_is_shrunk_to_a_few_operations() {
     let options = options(1, 2_000);
-    let steps = shrink::interleaved(&options, options.ops);
     // Replays format the target; the sin is committed by count, so begin anew each time.
     let target: Arc<dyn Target> = Arc::new(MemTarget::new(|fs| {
         let count = Arc::new(AtomicU64::new(0));
@@ -265,6 +336,7 @@ fn a_failure_is_shrunk_to_a_few_operations() {
             count,
         })
     }));
+    let steps = shrink::interleaved(&*target, &options, options.ops);
     let (short, fail) = shrink::shrink(&target, steps, Duration::from_secs(20)).expect("fails");
     assert!(
         short.len() <= 60,

@@ -79,7 +79,7 @@ impl Call<'_> {
         }))
     }
 
-    fn stamped(&self, pos: u64, len: u32) -> Aligned {
+    pub(super) fn stamped(&self, pos: u64, len: u32) -> Aligned {
         let mut buffer = buffer(len as usize);
         stamp::fill(self.tag, pos, buffer.bytes(), self.world.faulty);
         buffer
