@@ -174,6 +174,11 @@ fn check_mount_point(dir: &Path) -> Result<PathBuf, MountError> {
         error,
     };
     let dir = dir.canonicalize().map_err(no_mount_point)?;
+    if dir.parent().is_none() {
+        // Nobody would see it, and an unmount of `/` is another thing: it makes the root read-only.
+        let error = io::Error::other("the root directory is no mount point");
+        return Err(MountError::Refused { dir, error });
+    }
     if dir.metadata().map_err(no_mount_point)?.is_dir() {
         return Ok(dir);
     }
@@ -322,5 +327,23 @@ impl fmt::Debug for Mount {
             .field("dir", &self.dir)
             .field("live", &self.is_live())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_root_directory_and_files_are_no_mount_points() {
+        for root in ["/", "/..", "/tmp/.."] {
+            let refused = check_mount_point(root.as_ref());
+            assert!(matches!(refused, Err(MountError::Refused { .. })), "{root}");
+        }
+        let file = check_mount_point("/proc/self/status".as_ref());
+        assert!(matches!(file, Err(MountError::NotADirectory { .. })));
+        let missing = check_mount_point("/nothing/there".as_ref());
+        assert!(matches!(missing, Err(MountError::NoMountPoint { .. })));
+        assert!(check_mount_point("/proc".as_ref()).is_ok());
     }
 }
