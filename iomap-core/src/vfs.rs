@@ -329,6 +329,17 @@ pub trait Vfs: Send + Sync {
     /// `ENODATA` if there is none.
     fn removexattr(&self, ino: Ino, name: &[u8]) -> Result<()>;
 
+    /// Notes that an inode was read at `at`: its access time becomes that, no other time changes. The
+    /// caller knows when this is due; a file system without access times does nothing.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT`, `EROFS`, `ENOSPC`: the access time stays.
+    fn note_access(&self, ino: Ino, at: Timestamp) -> Result<()> {
+        let _ = (ino, at);
+        Ok(())
+    }
+
     /// The flags of an inode of any type.
     ///
     /// # Errors

@@ -4,7 +4,7 @@
 //! ```text
 //! serve_testfs IMAGE DIR [-o OPTION,...]     OPTION: cache=user|kernel, ro, size=BYTES, memory=BYTES,
 //!                                            threads=N, commit=SECONDS, private, nosuid, nodev,
-//!                                            noexec
+//!                                            noexec, noatime, relatime, strictatime, nodiratime, acl
 //! ```
 //!
 //! A file that is missing or empty becomes a new file system of `size` bytes. Prints `live` when the
@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use iomap_core::device::{BlockDevice, FileDevice, OpenOptions};
-use iomap_fuse::{CachePolicy, MountOptions};
+use iomap_fuse::{AccessTimes, CachePolicy, MountOptions};
 use testfs::fs::{MkfsOptions, TestFs};
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -45,6 +45,11 @@ fn main() -> Result<(), Box<dyn Error>> {
             ("nosuid", "") => mount.suid = false,
             ("nodev", "") => mount.dev = false,
             ("noexec", "") => mount.exec = false,
+            ("noatime", "") => mount.access_times = AccessTimes::Never,
+            ("relatime" | "atime", "") => mount.access_times = AccessTimes::Relative,
+            ("strictatime", "") => mount.access_times = AccessTimes::Strict,
+            ("nodiratime", "") => mount.dir_access_times = false,
+            ("acl", "") => mount.acl = true,
             ("private", "") => mount.allow_other = false,
             ("size", value) => size = value.parse()?,
             ("memory", value) => mounted.cache_bytes = value.parse()?,

@@ -26,6 +26,8 @@
 //! | What does the kernel know, and for how long? | `nodes.rs` |
 //! | Who reads and writes, and how? | `handles.rs`, `server/data.rs` |
 //! | Names, directories, attributes | `server/names.rs`, `server/dir.rs`, `server/attr.rs` |
+//! | What does reading change? | `server/access.rs` |
+//! | Access control lists | `acl.rs`, `server/acl.rs` |
 //! | What is `stat` in FUSE's words? | `convert.rs` |
 //!
 //! # Caches
@@ -39,6 +41,7 @@
 //! deadlock detection are what they are on any local file system. Nothing but this mount can change
 //! the image while it is open.
 
+mod acl;
 mod buffer;
 mod convert;
 mod handles;
@@ -51,4 +54,4 @@ mod server;
 
 pub use mount::{Mount, MountError, mount};
 pub use mountpoint::remove_dead;
-pub use options::{CachePolicy, MountOptions};
+pub use options::{AccessTimes, CachePolicy, MountOptions};

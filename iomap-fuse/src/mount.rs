@@ -21,7 +21,7 @@ use parking_lot::{Condvar, Mutex};
 use crate::mountpoint::{Connection, Keeper, attach, detach, remove_dead};
 use crate::nodes::node_of;
 use crate::options::{CachePolicy, MountOptions};
-use crate::server::{Server, Shared};
+use crate::server::{Server, Shared, acl_are_kept};
 
 /// Why a file system could not be mounted, served or unmounted.
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +83,13 @@ pub enum MountError {
 /// Why it could not be mounted.
 pub fn mount(fs: Arc<dyn Vfs>, dir: &Path, options: &MountOptions) -> Result<Mount, MountError> {
     let dir = check_mount_point(dir)?;
+    if options.acl && !acl_are_kept(&*fs) {
+        let error = io::Error::new(
+            io::ErrorKind::Unsupported,
+            "this file system keeps no access control lists: mount it without acl",
+        );
+        return Err(MountError::Refused { dir, error });
+    }
     let root = fs.root();
     let shared = Arc::new(Shared::new(fs, options));
     let server = Server::new(Arc::clone(&shared), options.clone());

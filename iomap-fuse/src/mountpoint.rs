@@ -20,7 +20,7 @@ use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
 use crate::mount::MountError;
-use crate::options::MountOptions;
+use crate::options::{AccessTimes, MountOptions};
 
 /// The device every connection begins at.
 const DEVICE: &str = "/dev/fuse";
@@ -117,6 +117,15 @@ fn flags(options: &MountOptions) -> MountFlags {
         (!options.exec, MountFlags::NOEXEC),
         (options.dirsync, MountFlags::DIRSYNC),
         (options.sync, MountFlags::SYNCHRONOUS),
+        (
+            options.access_times == AccessTimes::Never,
+            MountFlags::NOATIME,
+        ),
+        (
+            options.access_times == AccessTimes::Strict,
+            MountFlags::STRICTATIME,
+        ),
+        (!options.dir_access_times, MountFlags::NODIRATIME),
     ]
     .into_iter()
     .filter(|(wanted, _)| *wanted)
@@ -151,6 +160,7 @@ fn fusermount_options(options: &MountOptions) -> String {
         (!options.exec, "noexec"),
         (options.dirsync, "dirsync"),
         (options.sync, "sync"),
+        (options.access_times == AccessTimes::Never, "noatime"),
         (options.auto_unmount, "auto_unmount"),
     ];
     let words = words.into_iter().filter(|w| w.0).map(|w| w.1);

@@ -46,6 +46,19 @@ impl CachePolicy {
     }
 }
 
+/// When reading sets the access time of what is read. A file or directory with the flag `A`
+/// (`chattr +A`), or opened with `O_NOATIME`, keeps it in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum AccessTimes {
+    /// If the last change came after the last access, or that is a day old (`relatime`).
+    #[default]
+    Relative,
+    /// With every read (`strictatime`).
+    Strict,
+    /// Never (`noatime`).
+    Never,
+}
+
 /// How to mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MountOptions {
@@ -73,6 +86,15 @@ pub struct MountOptions {
     pub dirsync: bool,
     /// Every write is durable when the call returns (`sync`).
     pub sync: bool,
+    /// When reading sets access times. With [`CachePolicy::Kernel`] only what the kernel does not
+    /// have is a read.
+    pub access_times: AccessTimes,
+    /// Reading directories sets theirs too (`diratime`).
+    pub dir_access_times: bool,
+    /// POSIX access control lists are kept and enforced (`acl`), if the file system keeps the
+    /// attributes they are. The kernel checks permissions then, as with
+    /// [`default_permissions`](Self::default_permissions).
+    pub acl: bool,
     /// `fusermount3` stays behind and unmounts if this process dies (`auto_unmount`). Needs
     /// `allow_other`.
     pub auto_unmount: bool,
@@ -99,6 +121,9 @@ impl Default for MountOptions {
             exec: true,
             dirsync: false,
             sync: false,
+            access_times: AccessTimes::default(),
+            dir_access_times: true,
+            acl: false,
             auto_unmount: false,
             threads: default_threads(),
             max_request: 1 << 20,

@@ -7,11 +7,15 @@
 //! Nothing but this mount changes the file system, so what the kernel was told stays true until it
 //! changes it itself, and may be kept for long.
 //!
-//! `INTERRUPT` is not served: every request ends by itself, none waits for another.
+//! `INTERRUPT` is not served: every request ends by itself, none waits for another. Locks, the one
+//! thing that may be waited for without end, are the kernel's.
 
+mod access;
+mod acl;
 mod attr;
 mod data;
 mod dir;
+mod init;
 mod ioctl;
 mod names;
 mod shared;
@@ -26,16 +30,18 @@ use std::time::SystemTime;
 
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
-    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek,
-    ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use iomap_core::error::Errno;
 use iomap_core::vfs::SetAttr;
 
+use crate::acl::is_acl;
 use crate::convert;
-use crate::options::{CachePolicy, MountOptions};
+use crate::options::MountOptions;
 
+pub(crate) use acl::are_kept as acl_are_kept;
 pub(crate) use shared::Shared;
 use shared::{TTL, fail, new_inode, reply_attr, reply_empty, reply_entry};
 
@@ -53,24 +59,7 @@ impl Server {
 
 impl Filesystem for Server {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        let wanted = self.options.capabilities();
-        // What this kernel does not know it does without.
-        let _ = config.add_capabilities(wanted & config.capabilities());
-        if self.options.cache == CachePolicy::Kernel
-            && !config
-                .capabilities()
-                .contains(InitFlags::FUSE_WRITEBACK_CACHE)
-        {
-            tracing::warn!(target: "iomap_fuse", "this kernel has no write-back cache for FUSE");
-        }
-        let max = self.options.max_request.clamp(4096, 16 << 20);
-        if let Err(nearest) = config.set_max_write(max) {
-            let _ = config.set_max_write(nearest);
-        }
-        if let Err(nearest) = config.set_max_readahead(max) {
-            let _ = config.set_max_readahead(nearest);
-        }
-        let _ = config.set_max_background(64);
+        init::agree(&self.options, &self.shared, config);
         Ok(())
     }
 
@@ -130,7 +119,10 @@ impl Filesystem for Server {
 
     fn readlink(&self, _req: &Request, node: INodeNo, reply: ReplyData) {
         match self.shared.fs().readlink(self.shared.ino(node)) {
-            Ok(target) => reply.data(&target),
+            Ok(target) => {
+                self.shared.accessed(self.shared.ino(node));
+                reply.data(&target);
+            }
             Err(error) => reply.error(fail(&error)),
         }
     }
@@ -141,13 +133,14 @@ impl Filesystem for Server {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         rdev: u32,
         reply: ReplyEntry,
     ) {
         let shared = &*self.shared;
-        let new = new_inode(req, mode);
-        let made = shared.mknod(shared.ino(parent), name.as_bytes(), (mode, rdev), &new);
+        let dir = shared.ino(parent);
+        let fresh = shared.fresh(req, dir, mode, umask);
+        let made = fresh.and_then(|fresh| shared.mknod(dir, name.as_bytes(), (mode, rdev), &fresh));
         reply_entry(shared, made, reply);
     }
 
@@ -157,12 +150,13 @@ impl Filesystem for Server {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         reply: ReplyEntry,
     ) {
         let shared = &*self.shared;
-        let new = new_inode(req, mode);
-        let made = shared.fs().mkdir(shared.ino(parent), name.as_bytes(), &new);
+        let dir = shared.ino(parent);
+        let fresh = shared.fresh(req, dir, mode, umask);
+        let made = fresh.and_then(|fresh| shared.mkdir(dir, name.as_bytes(), &fresh));
         reply_entry(shared, made, reply);
     }
 
@@ -235,13 +229,15 @@ impl Filesystem for Server {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         flags: i32,
         reply: ReplyCreate,
     ) {
         let shared = &*self.shared;
-        let new = new_inode(req, mode);
-        match shared.create(shared.ino(parent), name.as_bytes(), &new, flags) {
+        let dir = shared.ino(parent);
+        let fresh = shared.fresh(req, dir, mode, umask);
+        let made = fresh.and_then(|fresh| shared.create(dir, name.as_bytes(), &fresh, flags));
+        match made {
             Ok((attr, generation, handle)) => {
                 reply.created(&TTL, &attr, generation, handle, shared.cache.open_flags());
             }
@@ -393,7 +389,7 @@ impl Filesystem for Server {
 
     fn setxattr(
         &self,
-        _req: &Request,
+        req: &Request,
         node: INodeNo,
         name: &OsStr,
         value: &[u8],
@@ -401,16 +397,18 @@ impl Filesystem for Server {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        let ino = self.shared.ino(node);
-        reply_empty(
-            self.shared.setxattr(ino, name.as_bytes(), value, flags),
-            reply,
-        );
+        let (ino, name) = (self.shared.ino(node), name.as_bytes());
+        let set = if is_acl(name) {
+            self.shared.set_acl(req, ino, name, value)
+        } else {
+            self.shared.setxattr(ino, name, value, flags)
+        };
+        reply_empty(set, reply);
     }
 
     fn getxattr(&self, _req: &Request, node: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let ino = self.shared.ino(node);
-        xattr::reply(self.shared.fs().getxattr(ino, name.as_bytes()), size, reply);
+        xattr::reply(self.shared.getxattr(ino, name.as_bytes()), size, reply);
     }
 
     fn listxattr(&self, _req: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
@@ -419,7 +417,7 @@ impl Filesystem for Server {
 
     fn removexattr(&self, _req: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let ino = self.shared.ino(node);
-        reply_empty(self.shared.fs().removexattr(ino, name.as_bytes()), reply);
+        reply_empty(self.shared.removexattr(ino, name.as_bytes()), reply);
     }
 
     fn fallocate(

@@ -11,6 +11,10 @@ impl Shared {
     }
 
     pub(super) fn setattr(&self, ino: Ino, set: &SetAttr) -> Result<Attr> {
-        self.fs().setattr(ino, set)
+        let attr = self.fs().setattr(ino, set)?;
+        if let Some(mode) = set.mode {
+            self.follow_mode(ino, mode)?;
+        }
+        Ok(attr)
     }
 }

@@ -11,6 +11,7 @@ use iomap_core::units::{FilePos, FileRange};
 use iomap_core::vfs::{Attr, IoFlags, OpenFile, SetAttr};
 
 use super::Shared;
+use super::access::sets_access_time;
 use crate::buffer::with_buffer;
 use crate::convert;
 use crate::options::CachePolicy;
@@ -44,7 +45,11 @@ impl Shared {
         with_buffer(size as usize, |buffer| {
             let read = self.handles.get(fh).and_then(|file| {
                 let how = convert::io_flags(flags) & IoFlags::DIRECT;
-                file.read_at(position(offset)?, buffer, how)
+                let read = file.read_at(position(offset)?, buffer, how)?;
+                if sets_access_time(flags) {
+                    self.accessed(file.ino());
+                }
+                Ok(read)
             });
             done(read.map(|len| &buffer[..len]));
         });

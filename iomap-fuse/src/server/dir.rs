@@ -18,7 +18,9 @@ impl Shared {
             let name = OsStr::from_bytes(&entry.name);
             let kind = convert::file_type(entry.kind);
             !reply.add(INodeNo(entry.ino.0), entry.cookie, kind, name)
-        })
+        })?;
+        self.dir_accessed(dir);
+        Ok(())
     }
 
     /// As [`Shared::readdir`], with a lookup of every entry but `.` and `..`.
@@ -35,7 +37,9 @@ impl Shared {
                 return !reply.add(attr.ino, entry.cookie, name, &TTL, &attr, Generation(0));
             }
             self.add_entry(entry, reply)
-        })
+        })?;
+        self.dir_accessed(dir);
+        Ok(())
     }
 
     /// Adds an entry. Returns whether there was room.

@@ -2,9 +2,10 @@
 
 use fuser::{FileAttr, FileHandle, Generation, RenameFlags};
 use iomap_core::error::{Errno, FsError, Result};
-use iomap_core::vfs::{Attr, Ino, NewInode, RenameMode, Special};
+use iomap_core::vfs::{Attr, Ino, RenameMode};
 
 use super::Shared;
+use super::acl::Fresh;
 use crate::convert;
 
 impl Shared {
@@ -21,10 +22,27 @@ impl Shared {
         dir: Ino,
         name: &[u8],
         (mode, device): (u32, u32),
-        new: &NewInode,
+        fresh: &Fresh,
     ) -> Result<Attr> {
         let special = convert::special(mode, device).ok_or(Errno::INVAL)?;
-        self.fs().mknod(dir, name, special, new)
+        let made = self.fs().mknod(dir, name, special, &fresh.new)?;
+        self.settle(made, fresh, || self.fs().unlink(dir, name))
+    }
+
+    pub(super) fn mkdir(&self, dir: Ino, name: &[u8], fresh: &Fresh) -> Result<Attr> {
+        let made = self.fs().mkdir(dir, name, &fresh.new)?;
+        self.settle(made, fresh, || self.fs().rmdir(dir, name))
+    }
+
+    /// Gives what was made its lists, or has it undone.
+    fn settle(&self, made: Attr, fresh: &Fresh, undo: impl FnOnce() -> Result<()>) -> Result<Attr> {
+        match self.inherit(&made, fresh) {
+            Ok(()) => Ok(made),
+            Err(error) => {
+                undo()?;
+                Err(error)
+            }
+        }
     }
 
     pub(super) fn rename(
@@ -55,11 +73,11 @@ impl Shared {
         &self,
         dir: Ino,
         name: &[u8],
-        new: &NewInode,
+        fresh: &Fresh,
         flags: i32,
     ) -> Result<(FileAttr, Generation, FileHandle)> {
         let exclusive = flags & libc::O_EXCL != 0;
-        let attr = match self.fs().mknod(dir, name, Special::Regular, new) {
+        let attr = match self.mknod(dir, name, (libc::S_IFREG, 0), fresh) {
             Err(error) if error.errno() == Errno::EXIST && !exclusive => {
                 self.fs().lookup(dir, name)?
             }

@@ -13,7 +13,7 @@ use iomap_core::vfs::{Attr, Ino, NewInode, Vfs};
 use crate::convert;
 use crate::handles::Handles;
 use crate::nodes::Nodes;
-use crate::options::{CachePolicy, MountOptions};
+use crate::options::{AccessTimes, CachePolicy, MountOptions};
 
 /// How long the kernel may keep names and attributes.
 pub(super) const TTL: Duration = Duration::from_secs(3600);
@@ -24,6 +24,10 @@ pub(crate) struct Shared {
     pub(super) cache: CachePolicy,
     pub(super) nodes: Nodes,
     pub(super) handles: Handles,
+    pub(super) access_times: AccessTimes,
+    pub(super) dir_access_times: bool,
+    /// Set once the kernel has agreed to enforce access control lists.
+    acl: OnceLock<()>,
     /// For telling the kernel what it cannot know. Set when the mount is made.
     notifier: OnceLock<Notifier>,
 }
@@ -34,6 +38,13 @@ impl Shared {
             cache: options.cache,
             nodes: Nodes::new(fs.root()),
             handles: Handles::default(),
+            access_times: if options.read_only {
+                AccessTimes::Never
+            } else {
+                options.access_times
+            },
+            dir_access_times: options.dir_access_times,
+            acl: OnceLock::new(),
             notifier: OnceLock::new(),
             fs,
         }
@@ -42,6 +53,16 @@ impl Shared {
     /// The file system.
     pub(crate) fn fs(&self) -> &dyn Vfs {
         &*self.fs
+    }
+
+    /// From here on access control lists are kept.
+    pub(super) fn keep_acl(&self) {
+        let _ = self.acl.set(());
+    }
+
+    /// Whether access control lists are kept.
+    pub(super) fn acl(&self) -> bool {
+        self.acl.get().is_some()
     }
 
     /// From here on the kernel can be told of changes.

@@ -32,11 +32,22 @@ impl Shared {
         self.fs().setxattr(ino, name, value, mode)
     }
 
+    pub(super) fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
+        self.check_acl(name)?;
+        self.fs().getxattr(ino, name)
+    }
+
+    pub(super) fn removexattr(&self, ino: Ino, name: &[u8]) -> Result<()> {
+        self.check_acl(name)?;
+        self.fs().removexattr(ino, name)
+    }
+
     /// The names, each followed by a NUL.
     pub(super) fn listxattr(&self, ino: Ino) -> Result<Vec<u8>> {
         let names = self.fs().listxattr(ino)?;
         Ok(names
             .into_iter()
+            .filter(|name| self.check_acl(name).is_ok())
             .flat_map(|name| name.into_iter().chain([0]))
             .collect())
     }

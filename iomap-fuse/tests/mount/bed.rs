@@ -69,6 +69,15 @@ pub(crate) struct Bed {
 impl Bed {
     /// Mounts, runs `scenario`, unmounts, and checks what is on the device.
     pub(crate) fn run(policy: CachePolicy, scenario: fn(&Self)) {
+        Self::run_with(policy, |_| {}, scenario);
+    }
+
+    /// As [`Bed::run`], with other options.
+    pub(crate) fn run_with(
+        policy: CachePolicy,
+        change: impl FnOnce(&mut MountOptions),
+        scenario: impl FnOnce(&Self),
+    ) {
         let device: Arc<dyn BlockDevice> = Arc::new(MemoryDevice::new(SIZE));
         let mkfs = MkfsOptions {
             root_mode: 0o755,
@@ -77,13 +86,14 @@ impl Bed {
         TestFs::mkfs(Arc::clone(&device), &mkfs).unwrap();
         let fs = TestFs::mount(Arc::clone(&device), testfs::fs::MountOptions::default()).unwrap();
         let dir = TempDir::new().unwrap();
-        let options = MountOptions {
+        let mut options = MountOptions {
             cache: policy,
             allow_other: true,
             dev: true,
             suid: true,
             ..MountOptions::default()
         };
+        change(&mut options);
         let served: Arc<dyn Vfs> = fs.clone();
         let bed = Self {
             mount: iomap_fuse::mount(served, dir.path(), &options).unwrap(),
@@ -134,15 +144,21 @@ impl Bed {
         }
     }
 
-    /// What a file at the root holds if the machine stopped now. `None`: it is not there. Nothing else
-    /// may change the file system meanwhile.
-    pub(crate) fn after_crash(&self, name: &str) -> Option<Vec<u8>> {
+    /// The file system there would be if the machine stopped now. Nothing else may change it
+    /// meanwhile.
+    pub(crate) fn crashed(&self) -> Arc<TestFs> {
         let copy = MemoryDevice::new(SIZE);
         let mut bytes = vec![0; SIZE as usize];
         self.device.read_at(DevAddr::new(0), &mut bytes).unwrap();
         copy.write_at(DevAddr::new(0), &bytes).unwrap();
         let device: Arc<dyn BlockDevice> = Arc::new(copy);
-        let fs = TestFs::mount(device, testfs::fs::MountOptions::default()).unwrap();
+        TestFs::mount(device, testfs::fs::MountOptions::default()).unwrap()
+    }
+
+    /// What a file at the root holds if the machine stopped now. `None`: it is not there. Nothing else
+    /// may change the file system meanwhile.
+    pub(crate) fn after_crash(&self, name: &str) -> Option<Vec<u8>> {
+        let fs = self.crashed();
         let attr = fs.lookup(fs.root(), name.as_bytes()).ok()?;
         let file = fs.open(attr.ino, OpenFlags::READ).unwrap();
         let mut bytes = vec![0; attr.size as usize];

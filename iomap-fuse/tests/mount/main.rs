@@ -4,6 +4,8 @@
 //! every scenario is skipped by name, with the reason.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod access;
+mod acl;
 mod attrs;
 mod basic;
 mod bed;
@@ -59,7 +61,8 @@ fn main() -> ExitCode {
             "a_server_killed_under_load_loses_nothing_synced",
             crash::killed_under_load,
         )];
-        for (name, run) in alone.iter().chain(ends::SCENARIOS) {
+        let alone = alone.iter().chain(ends::SCENARIOS);
+        for (name, run) in alone.chain(access::SCENARIOS).chain(acl::SCENARIOS) {
             let name = format!("{policy:?}::{name}").to_lowercase();
             let run = *run;
             match &obstacle {

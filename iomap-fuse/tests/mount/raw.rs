@@ -191,3 +191,49 @@ pub(crate) fn set_inode_flags(file: &File, flags: u32) -> std::io::Result<()> {
     }
     Ok(())
 }
+
+/// Locks the first byte for the open file, and waits for it.
+pub(crate) fn wait_for_record_lock(file: &File) -> rustix::io::Result<()> {
+    let lock = libc::flock {
+        l_type: libc::F_WRLCK as _,
+        l_whence: libc::SEEK_SET as _,
+        l_start: 0,
+        l_len: 1,
+        l_pid: 0,
+    };
+    // SAFETY: the descriptor is open and the structure lives through the call.
+    match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLKW, &raw const lock) } {
+        -1 => Err(rustix::io::Errno::from_io_error(&std::io::Error::last_os_error()).unwrap()),
+        _ => Ok(()),
+    }
+}
+
+/// What a call returns on a thread that gets a signal again and again until it does.
+pub(crate) fn interrupted<T: Send>(call: impl FnOnce() -> T + Send) -> T {
+    extern "C" fn nothing(_signal: libc::c_int) {}
+    // SAFETY: a zeroed `sigaction` is one without flags, so that calls are not begun again; the
+    // handler does nothing.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = nothing as extern "C" fn(libc::c_int) as libc::sighandler_t;
+        assert_eq!(
+            libc::sigaction(libc::SIGUSR2, &raw const action, std::ptr::null_mut()),
+            0
+        );
+    }
+    let (tell, thread) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        let called = scope.spawn(move || {
+            // SAFETY: always allowed.
+            tell.send(unsafe { libc::pthread_self() }).unwrap();
+            call()
+        });
+        let thread = thread.recv().unwrap();
+        while !called.is_finished() {
+            // SAFETY: the thread was not joined yet, so its name is its own.
+            unsafe { libc::pthread_kill(thread, libc::SIGUSR2) };
+            std::thread::yield_now();
+        }
+        called.join().unwrap()
+    })
+}

@@ -9,7 +9,7 @@ use rustix::fs::{FlockOperation, fcntl_lock, flock};
 
 use crate::Scenario;
 use crate::bed::Bed;
-use crate::raw::{Aligned, Map, write_queued};
+use crate::raw::{Aligned, Map, interrupted, wait_for_record_lock, write_queued};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     ("many_threads_make_and_remove_files", many_threads),
@@ -23,6 +23,10 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     ),
     ("flock_excludes_other_programs", flock_excludes),
     ("posix_locks_exclude_other_programs", posix_excludes),
+    (
+        "a_wait_for_a_lock_ends_with_a_signal",
+        wait_for_lock_interrupted,
+    ),
     (
         "a_shared_mapping_and_writes_see_each_other",
         mapping_and_writes,
@@ -169,6 +173,20 @@ fn posix_excludes(bed: &Bed) {
     assert!(!others_get(bed, "posix"));
     fcntl_lock(&file, FlockOperation::Unlock).unwrap();
     assert!(others_get(bed, "posix"));
+}
+
+fn wait_for_lock_interrupted(bed: &Bed) {
+    let file = rw(bed, "f");
+    let other = rw(bed, "f");
+    flock(&file, FlockOperation::LockExclusive).unwrap();
+    let waited = interrupted(|| flock(&other, FlockOperation::LockExclusive));
+    assert_eq!(waited, Err(rustix::io::Errno::INTR));
+    flock(&file, FlockOperation::Unlock).unwrap();
+    wait_for_record_lock(&file).unwrap();
+    let waited = interrupted(|| wait_for_record_lock(&other));
+    assert_eq!(waited, Err(rustix::io::Errno::INTR));
+    drop(file);
+    wait_for_record_lock(&other).unwrap();
 }
 
 fn mapping_and_writes(bed: &Bed) {

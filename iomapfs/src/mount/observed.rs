@@ -296,6 +296,13 @@ impl Vfs for Observed {
         self.inner.removexattr(ino, name)
     }
 
+    fn note_access(&self, ino: Ino, at: Timestamp) -> Result<()> {
+        match is_ours(ino) {
+            true => Ok(()),
+            false => self.inner.note_access(ino, at),
+        }
+    }
+
     fn flags(&self, ino: Ino) -> Result<InodeFlags> {
         match is_ours(ino) {
             true => Ok(InodeFlags::empty()),

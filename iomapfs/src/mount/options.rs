@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use iomap_fuse::{CachePolicy, MountOptions};
+use iomap_fuse::{AccessTimes, CachePolicy, MountOptions};
 
 use crate::backend::Dax;
 use crate::size::Size;
@@ -41,22 +41,13 @@ const ACCEPTED: &[&str] = &[
     "loud",
     "silent",
     "loop",
-    "atime",
-    "noatime",
-    "relatime",
-    "norelatime",
-    "strictatime",
-    "nostrictatime",
     "lazytime",
     "nolazytime",
-    "diratime",
-    "nodiratime",
     "iversion",
     "noiversion",
     "mand",
     "nomand",
     "async",
-    "acl",
     "user_xattr",
     "nonempty",
 ];
@@ -77,7 +68,6 @@ const REFUSED: &[(&str, &str)] = &[
         "use allow_other: default_permissions keeps others out",
     ),
     ("nosymfollow", "the kernel does not offer it for FUSE"),
-    ("noacl", "access control lists cannot be turned off"),
     ("nouser_xattr", "extended attributes cannot be turned off"),
 ];
 
@@ -147,6 +137,16 @@ impl Wanted {
             "nosuid" => serving.suid = false,
             "exec" => serving.exec = true,
             "noexec" => serving.exec = false,
+            "noatime" => serving.access_times = AccessTimes::Never,
+            "strictatime" => serving.access_times = AccessTimes::Strict,
+            // What the kernel does without any of them.
+            "atime" | "relatime" | "norelatime" | "nostrictatime" => {
+                serving.access_times = AccessTimes::Relative;
+            }
+            "diratime" => serving.dir_access_times = true,
+            "nodiratime" => serving.dir_access_times = false,
+            "acl" => serving.acl = true,
+            "noacl" => serving.acl = false,
             "sync" => serving.sync = true,
             "async" => serving.sync = false,
             "dirsync" => serving.dirsync = true,
@@ -237,6 +237,16 @@ pub(super) const NAMES: &[&str] = &[
     "sync",
     "async",
     "dirsync",
+    "atime",
+    "noatime",
+    "relatime",
+    "norelatime",
+    "strictatime",
+    "nostrictatime",
+    "diratime",
+    "nodiratime",
+    "acl",
+    "noacl",
     "allow_other",
     "default_permissions",
     "auto_unmount",
@@ -308,8 +318,20 @@ mod tests {
     }
 
     #[test]
+    fn access_times_and_lists_are_as_the_last_word_says() {
+        let times = |list| read(list).unwrap().serving.access_times;
+        assert_eq!(times(""), AccessTimes::Relative);
+        assert_eq!(times("noatime"), AccessTimes::Never);
+        assert_eq!(times("noatime,strictatime"), AccessTimes::Strict);
+        assert_eq!(times("strictatime,relatime"), AccessTimes::Relative);
+        assert!(!read("nodiratime").unwrap().serving.dir_access_times);
+        assert!(read("acl").unwrap().serving.acl);
+        assert!(!read("acl,noacl").unwrap().serving.acl);
+    }
+
+    #[test]
     fn what_others_write_into_fstab_is_accepted() {
-        let list = "defaults,noauto,nofail,_netdev,x-systemd.automount,noatime,lazytime,acl,user_xattr,user=me,,comment=x";
+        let list = "defaults,noauto,nofail,_netdev,x-systemd.automount,relatime,lazytime,user_xattr,user=me,,comment=x";
         assert_eq!(read(list).unwrap(), Wanted::new());
     }
 

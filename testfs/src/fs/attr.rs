@@ -4,13 +4,15 @@
 //! so that a write into the cache needs no transaction, and go into the tree with a sync, a commit
 //! of everything, or when the inode leaves memory. Everything else about an inode is in the tree.
 //!
-//! Reading does not change the access time (as with `noatime`).
+//! Reading does not change the access time by itself: who serves readers says when it is due.
 
 use iomap_core::error::{FsError, Result};
 use iomap_core::iomap::InlineBuffer;
 use iomap_core::mutation::{self, Rule};
 
+use super::TestFs;
 use super::inode::TestInode;
+use crate::format::Ino;
 use crate::format::item::{Body, Inode, Time};
 use crate::meta::{Purpose, Txn};
 
@@ -90,6 +92,19 @@ pub(super) const fn without_set_id(mode: u32) -> u32 {
 fn modify(inode: &mut Inode, time: Time) {
     inode.mtime = time;
     inode.ctime = inode.ctime.max(time);
+}
+
+impl TestFs {
+    /// Sets the access time of an inode in the tree, and no other. Durable with the next commit.
+    pub(super) fn set_access_time(&self, ino: Ino, at: Time) -> Result<()> {
+        self.volume().update(Purpose::Normal, |txn| {
+            txn.update_inode(ino, |inode| {
+                inode.atime = at;
+                Ok(())
+            })
+        })?;
+        Ok(())
+    }
 }
 
 impl TestInode {

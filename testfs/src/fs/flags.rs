@@ -11,8 +11,8 @@ use crate::format::Ino;
 use crate::format::item::{FileType, Time};
 use crate::meta::Purpose;
 
-/// What may change: a wish to backups; that reading leaves the access time alone, which it always
-/// does.
+/// What may change: a wish to backups; that reading leaves the access time alone, which who serves
+/// readers heeds.
 const SETTABLE: InodeFlags = InodeFlags::NODUMP.union(InodeFlags::NOATIME);
 
 impl TestFs {

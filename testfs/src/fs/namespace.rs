@@ -365,6 +365,10 @@ impl Vfs for TestFs {
         self.remove_xattr(ino(at), name)
     }
 
+    fn note_access(&self, at: vfs::Ino, when: Timestamp) -> Result<()> {
+        self.set_access_time(ino(at), time(when))
+    }
+
     fn flags(&self, at: vfs::Ino) -> Result<InodeFlags> {
         self.inode_flags(ino(at))
     }

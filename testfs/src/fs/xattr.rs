@@ -14,12 +14,15 @@ use crate::meta::xattr::SetMode;
 /// The namespaces that are kept as they are.
 const NAMESPACES: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
 
+/// Access control lists, whose meaning is who serves them's.
+const LISTS: [&[u8]; 2] = [b"system.posix_acl_access", b"system.posix_acl_default"];
+
 /// Whether an attribute of this name is kept.
 fn check_name(name: &[u8]) -> Result<()> {
     let known = NAMESPACES
         .iter()
         .any(|prefix| name.len() > prefix.len() && name.starts_with(prefix));
-    if known {
+    if known || LISTS.contains(&name) {
         return Ok(());
     }
     Err(FsError::Unsupported("namespace of the extended attribute"))

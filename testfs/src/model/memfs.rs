@@ -12,7 +12,7 @@ use iomap_core::error::{Errno, FsError, Result};
 use iomap_core::stats::Snapshot;
 use iomap_core::vfs::{
     Attr, DirEntry, Held, Ino, NewInode, OpenFile, OpenFlags, RenameMode, SetAttr, Special, StatFs,
-    Vfs, XattrMode,
+    Timestamp, Vfs, XattrMode,
 };
 use parking_lot::Mutex;
 
@@ -75,6 +75,11 @@ impl Vfs for MemFs {
 
     fn setattr(&self, ino: Ino, set: &SetAttr) -> Result<Attr> {
         self.tree.lock().setattr(ino, set)
+    }
+
+    fn note_access(&self, ino: Ino, at: Timestamp) -> Result<()> {
+        self.tree.lock().node_mut(ino)?.attr.atime = at;
+        Ok(())
     }
 
     fn mknod(&self, dir: Ino, name: &[u8], special: Special, new: &NewInode) -> Result<Attr> {
