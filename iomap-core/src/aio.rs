@@ -68,6 +68,15 @@ impl<B: DirectOps + 'static> TokioFile<B> {
         &self.0
     }
 
+    /// How much memory a read of `len` bytes takes: what lies behind the last device block of the file
+    /// is never read.
+    fn memory_for(&self, pos: FilePos, len: usize) -> usize {
+        let inode = self.0.backend().inode();
+        let block_size = inode.device().limits().block_size;
+        let inside = inode.size().since(pos).checked_next_multiple_of(block_size);
+        len.min(usize::try_from(inside.unwrap_or(u64::MAX)).unwrap_or(usize::MAX))
+    }
+
     /// Buffered: what is cached at once, then fills that are awaited.
     async fn read_buffered(&self, pos: FilePos, len: usize, flags: IoFlags) -> Result<Bytes> {
         let mut to = BytesMut::zeroed(len);
@@ -174,6 +183,7 @@ impl<B: DirectOps + 'static> TokioFile<B> {
 #[async_trait]
 impl<B: DirectOps + 'static> AsyncFile for TokioFile<B> {
     async fn read_at(&self, pos: FilePos, len: usize, flags: IoFlags) -> Result<Bytes> {
+        let len = self.memory_for(pos, len);
         if self.0.is_direct(flags) {
             self.read_direct(pos, len, flags).await
         } else {

@@ -135,3 +135,47 @@ fn a_dropped_read_leaves_a_file_that_works() {
         inode.wait_for_direct(&inode.lock_exclusive());
     });
 }
+
+#[test]
+fn a_read_takes_no_more_memory_than_the_file_has() {
+    let dir = tempfile::tempdir().expect("a directory");
+    runtime().block_on(async {
+        let file = open(&dir);
+        let size = file.file().backend().inode().size().bytes();
+        for flags in [IoFlags::empty(), IoFlags::DIRECT] {
+            for pos in [0, size - 4096, size - 1, size, u64::MAX >> 1] {
+                let read = file.read_at(at(pos), usize::MAX, flags).await;
+                let len = read.expect("a disk that works").len() as u64;
+                assert_eq!(len, size.saturating_sub(pos), "{flags:?} at {pos}");
+            }
+        }
+    });
+}
+
+#[test]
+fn bytes_of_a_direct_read_are_the_callers_for_ever() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let runtime = runtime();
+    let (one, many) = runtime.block_on(async {
+        let file = open(&dir);
+        let old = Bytes::from_static(&[1; 65_536]);
+        let done = file.write_at(at(0), old, IoFlags::DIRECT).await;
+        assert_eq!(done, Ok(65_536));
+        let one = file.read_at(at(4096), 4096, IoFlags::DIRECT).await;
+        let many = file.read_at(at(0), 65_536, IoFlags::DIRECT).await;
+        let new = Bytes::from_static(&[2; 65_536]);
+        let done = file.write_at(at(0), new.clone(), IoFlags::DIRECT).await;
+        assert_eq!(done, Ok(65_536));
+        let again = file.read_at(at(0), 65_536, IoFlags::DIRECT).await;
+        assert_eq!(again, Ok(new));
+        (one.expect("read"), many.expect("read"))
+    });
+    // The file, its device and the runtime are gone.
+    drop(runtime);
+    assert_eq!(one, [1; 4096][..]);
+    assert_eq!(many, [1; 65_536][..]);
+    assert_eq!(
+        many.slice(1..).try_into_mut().map_err(|b| b.len()),
+        Err(65_535)
+    );
+}

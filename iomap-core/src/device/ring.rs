@@ -45,6 +45,10 @@ const WAKE: u64 = u64::MAX;
 /// `IORING_ENTER_GETEVENTS`
 const GETEVENTS: u32 = 1;
 
+/// Answers and whose they are; nobody's is the one that wakes the driver. Filled in place: it is too
+/// large to be moved about.
+type Answers = SmallVec<[(Option<Box<Request>>, i32); REAP]>;
+
 /// A ring and the requests in it.
 pub(super) struct Ring {
     handle: Arc<Handle>,
@@ -130,7 +134,10 @@ impl Ring {
     pub(super) fn submit(&self, bio: Bio) {
         self.in_flight.fetch_add(1, Ordering::Release);
         let request = Box::new(Request::new(&self.handle, bio));
-        self.wait(&mut || self.queue.lock().requests.len() < DEPTH as usize);
+        let has_room = || self.queue.lock().requests.len() < DEPTH as usize;
+        if !has_room() {
+            self.wait(&mut || has_room());
+        }
         self.start(request);
     }
 
@@ -282,9 +289,11 @@ impl Ring {
     fn reap(&self) -> usize {
         let mut total = 0;
         loop {
-            match self.reap_batch() {
-                0 => return total,
-                n => total += n,
+            let count = self.reap_batch();
+            total += count;
+            // Fewer than fit: what comes after this look makes the descriptor readable again.
+            if count < REAP {
+                return total;
             }
         }
     }
@@ -292,12 +301,13 @@ impl Ring {
     /// Takes up to [`REAP`] answers and acts on them. Only for the driver. Returns how many there
     /// were.
     fn reap_batch(&self) -> usize {
-        let answers = self.take_answers();
+        let mut answers = Answers::new();
+        self.take_answers(&mut answers);
         let count = answers.len();
         if count == 0 {
             return 0;
         }
-        for (request, answer) in answers {
+        for (request, answer) in answers.drain(..) {
             if let Some(request) = request {
                 self.act(request, answer);
             }
@@ -310,11 +320,10 @@ impl Ring {
         count
     }
 
-    fn take_answers(&self) -> SmallVec<[(Option<Box<Request>>, i32); REAP]> {
+    fn take_answers(&self, answers: &mut Answers) {
         let mut queue = self.queue.lock();
         // SAFETY: only this function touches the completion queue, and it holds the queue lock.
         let completion = unsafe { self.ring.completion_shared() };
-        let mut answers = SmallVec::new();
         for entry in completion.take(REAP) {
             let key = entry.user_data();
             if key == WAKE {
@@ -324,7 +333,6 @@ impl Ring {
                 answers.push((Some(request), entry.result()));
             }
         }
-        answers
     }
 
     fn act(&self, mut request: Box<Request>, answer: i32) {

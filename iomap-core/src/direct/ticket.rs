@@ -20,15 +20,17 @@ use super::plan::Request;
 use super::submit::submit;
 use super::tasks::{self, Job};
 use super::{
-    DirectFlags, DirectOutcome, Start, Written, fall_back, read_request, start_write, write_request,
+    DirectFlags, DirectOutcome, Start, Written, fall_back, lowered, read_request, start_write,
+    write_request,
 };
-use crate::device::{BlockDevice, DeviceBuf};
+use crate::device::{Bio, BioOp, BlockDevice, DeviceBuf};
 use crate::error::{Errno, FsError, Result};
 use crate::inode::DirectGuard;
 use crate::mutation::{self, Rule};
 use crate::ops::DirectOps;
+use crate::stats::Event;
 use crate::sync::{Mutex, Rank};
-use crate::units::FilePos;
+use crate::units::{DevAddr, FilePos};
 
 /// How an asynchronous direct I/O ended, and its memory.
 #[derive(Debug)]
@@ -259,7 +261,20 @@ pub fn submit_read<B: DirectOps + 'static>(
     let cell = Cell::new(backend.inode().device());
     let ticket = DirectTicket(Arc::clone(&cell));
     let started = start_read(&*backend, pos, &buffer, flags);
-    submit_started(&backend, started, buffer, true, cell);
+    let whole = |request: &Request<'_>| request.range.len() == buffer.len() as u64;
+    match started {
+        Ok((request, guard)) if whole(&request) && !flags.contains(DirectFlags::FORCE_WAIT) => {
+            match super::simple_addr(&*backend, &request) {
+                Ok(Some(addr)) => submit_simple(backend, addr, guard, buffer, cell),
+                Ok(None) => submit_started(&backend, Ok((request, guard)), buffer, true, cell),
+                Err(error) => {
+                    let outcome = Err(lowered(guard, error));
+                    cell.resolve(DirectResult { outcome, buffer }, None);
+                }
+            }
+        }
+        started => submit_started(&backend, started, buffer, true, cell),
+    }
     ticket
 }
 
@@ -313,6 +328,37 @@ fn start_writing<'a, B: DirectOps>(
         Start::Go(guard) => Ok((request, guard)),
         Start::UseBuffered(outcome) => Err(Ok(outcome)),
     }
+}
+
+/// Reads all of `buffer` from `addr` by one request, whose completion is the end of the I/O: in the
+/// order of [`Finish`], of which a read has the count and the result only.
+fn submit_simple<B: DirectOps + 'static>(
+    backend: Arc<B>,
+    addr: DevAddr,
+    guard: DirectGuard,
+    buffer: DeviceBuf,
+    cell: Arc<Cell>,
+) {
+    let device = Arc::clone(&cell.device);
+    let bio = Bio::owned(BioOp::Read, addr, buffer, move |result, buffer| {
+        let done = buffer.len() as u64;
+        let outcome = match result {
+            Ok(()) => {
+                let counters = backend.inode().counters();
+                counters.add(Event::direct_read_bytes, done);
+                drop(guard);
+                Ok(DirectOutcome::Done(done))
+            }
+            Err(error) => Err(lowered(guard, error.into())),
+        };
+        tracing::trace!(
+            target: "iomap::direct", ino = backend.inode().ino(), ?addr, done,
+            error = ?outcome.as_ref().err(), "complete",
+        );
+        let keep: Keep = backend;
+        cell.resolve(DirectResult { outcome, buffer }, Some(keep));
+    });
+    device.submit(bio);
 }
 
 /// Submits what could be started, and leaves the end to whoever ends last.

@@ -252,3 +252,49 @@ fn a_pure_overwrite_nobody_wants_to_hear_of_ends_in_its_completion() {
     assert_eq!(file.state.lock().done.len(), 2);
     file.check_balance();
 }
+
+/// Rule O7 and the order of [`direct`] for the short way of a small read.
+#[test]
+fn a_small_read_ends_in_its_completion() {
+    let file = TestFile::new(12);
+    file.lay_out(0..2, Some(1));
+    let start = |at, len, flags| {
+        let _lock = file.inode().lock_shared();
+        direct::submit_read(Arc::clone(&file), pos(at), memory(len, 0), flags)
+    };
+    let busy = || file.inode().direct().is_busy_after_fence();
+    // No other thread has a part in it.
+    file.device.hold();
+    let ticket = start(4096, 4096, NONE);
+    assert!(busy());
+    file.device.release();
+    assert!(!busy());
+    let result = ticket.wait();
+    assert_eq!(result.outcome, Ok(DirectOutcome::Done(4096)));
+    assert_eq!(result.buffer[..], [1; 4096]);
+    assert_eq!(file.counts().direct_read_bytes, 4096);
+    // More memory than there is to read.
+    let result = start(4096, 8192, NONE).wait();
+    assert_eq!(result.outcome, Ok(DirectOutcome::Done(4096)));
+    assert_eq!(result.buffer[4096..], [0; 4096]);
+    // A failure gives the memory back and lowers the count.
+    file.device.hold();
+    let ticket = start(0, 4096, NONE);
+    file.device.set_fault(|_| Some(Errno::IO));
+    file.device.release();
+    let result = ticket.wait();
+    assert_eq!(result.outcome.unwrap_err().errno(), Errno::IO);
+    assert_eq!(result.buffer.len(), 4096);
+    assert!(!busy());
+    file.device.clear_fault();
+    // One that must have ended when the call returns.
+    let ticket = start(0, 4096, DirectFlags::FORCE_WAIT);
+    assert!(!busy());
+    assert_eq!(ticket.wait().outcome, Ok(DirectOutcome::Done(4096)));
+    // What a hole holds, no device knows.
+    file.inode().set_size(pos(16384));
+    let result = start(12288, 4096, NONE).wait();
+    assert_eq!(result.outcome, Ok(DirectOutcome::Done(4096)));
+    assert_eq!(result.buffer[..], [0; 4096]);
+    file.check_balance();
+}
