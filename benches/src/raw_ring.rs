@@ -12,6 +12,8 @@ use iomap_core::device::DeviceBuf;
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll;
 use rustix::io::Errno;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// A ring for one file, and a buffer for each request in flight.
 pub struct RawRing {
@@ -20,6 +22,8 @@ pub struct RawRing {
     epoll: Option<OwnedFd>,
     file: File,
     bufs: Vec<DeviceBuf>,
+    /// Requests whose completion has not been seen.
+    flying: usize,
 }
 
 impl std::fmt::Debug for RawRing {
@@ -44,8 +48,17 @@ impl RawRing {
         Ok(Self::with(ring, None, file, depth, size))
     }
 
-    /// As [`RawRing::new`], but it sleeps in epoll, as a runtime that has other things to wait for
-    /// does, and any thread may use it.
+    /// As [`RawRing::new`], but any thread may use it, and it sleeps in no epoll of its own.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses io_uring.
+    pub fn plain(file: File, depth: u32, size: usize) -> io::Result<Self> {
+        Ok(Self::with(IoUring::new(depth)?, None, file, depth, size))
+    }
+
+    /// As [`RawRing::plain`], but it sleeps in epoll, as a runtime that has other things to wait for
+    /// does.
     ///
     /// # Errors
     ///
@@ -72,6 +85,7 @@ impl RawRing {
             epoll,
             file,
             bufs: bufs.collect(),
+            flying: 0,
         }
     }
 
@@ -89,6 +103,41 @@ impl RawRing {
             }
         }
         Ok(())
+    }
+
+    /// Reads one buffer at each of `count` positions, one after the other, by a task of the current
+    /// runtime that sleeps for the ring's descriptor: the least a read through tokio can cost.
+    ///
+    /// # Errors
+    ///
+    /// As [`RawRing::run`], and if the descriptor cannot be registered.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime, or in one without I/O.
+    pub async fn run_in_task(
+        &mut self,
+        count: u64,
+        mut next: impl FnMut() -> u64,
+    ) -> io::Result<()> {
+        // SAFETY: the ring's descriptor is open while `ring` lives, which is longer than this call.
+        let fd = unsafe { BorrowedFd::borrow_raw(self.ring.as_raw_fd()) }.try_clone_to_owned()?;
+        // SAFETY: an `OwnedFd` is open, and the same descriptor, as long as it lives; the `AsyncFd`
+        // owns it.
+        let fd = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?;
+        let mut outcome = Ok(());
+        for _ in 0..count {
+            self.push(0, false, next())?;
+            self.ring.submit()?;
+            while self.ring.completion().is_empty() {
+                fd.readable().await?.clear_ready();
+            }
+            for cqe in self.ring.completion() {
+                self.flying -= 1;
+                outcome = outcome.and(whole(cqe.result(), self.bufs[0].len()));
+            }
+        }
+        outcome
     }
 
     /// The file.
@@ -118,6 +167,7 @@ impl RawRing {
             self.enter()?;
             for cqe in self.ring.completion() {
                 let slot = cqe.user_data() as usize;
+                self.flying -= 1;
                 ended += 1;
                 free.push(slot);
                 if let Err(error) = whole(cqe.result(), self.bufs[slot].len()) {
@@ -139,10 +189,25 @@ impl RawRing {
                 .offset(at)
                 .build()
         };
-        // SAFETY: the buffer belongs to `self` and is given to no other request until `run` has
-        // seen the completion of this one, and `run` does not return before.
+        // SAFETY: the buffer belongs to `self` and is given to no other request before this one has
+        // been seen to complete; whoever returns earlier leaves it counted in `flying`, and `Drop`
+        // waits for it.
         unsafe { self.ring.submission().push(&entry.user_data(slot as u64)) }
-            .map_err(io::Error::other)
+            .map_err(io::Error::other)?;
+        self.flying += 1;
+        Ok(())
+    }
+}
+
+impl Drop for RawRing {
+    fn drop(&mut self) {
+        while self.flying > 0 {
+            if self.ring.submit_and_wait(1).is_err() {
+                // The kernel may still write to it.
+                return std::mem::forget(std::mem::take(&mut self.bufs));
+            }
+            self.flying -= self.ring.completion().count().min(self.flying);
+        }
     }
 }
 
@@ -151,5 +216,41 @@ fn whole(result: i32, len: usize) -> io::Result<()> {
         Ok(done) if done == len => Ok(()),
         Ok(done) => Err(io::Error::other(format!("{done} of {len} bytes"))),
         Err(_) => Err(io::Error::from_raw_os_error(-result)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::FileExt;
+
+    #[test]
+    fn every_way_reads_all_positions_and_a_dropped_task_leaves_its_memory() -> io::Result<()> {
+        let file = tempfile::tempfile()?;
+        file.write_all_at(&crate::noise(1 << 16), 0)?;
+        let Ok(mut polled) = RawRing::polled(file.try_clone()?, 4, 4096) else {
+            return Ok(()); // no io_uring here
+        };
+        let mut at = (0..16).map(|n| n * 4096).cycle();
+        polled.run(16, false, || at.next().expect("a cycle"))?;
+        let mut plain = RawRing::plain(file, 1, 4096)?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .build()?;
+        runtime.block_on(plain.run_in_task(16, || at.next().expect("a cycle")))?;
+        assert_eq!((polled.flying, plain.flying), (0, 0));
+        runtime.block_on(async {
+            let mut reads = std::pin::pin!(plain.run_in_task(1, || 0));
+            let waker = std::task::Waker::noop();
+            let _ = reads
+                .as_mut()
+                .poll(&mut std::task::Context::from_waker(waker));
+        });
+        assert!(plain.flying <= 1);
+        drop(plain);
+        // Beyond the end nothing is read: an error, and nothing is left in flight.
+        assert!(polled.run(4, false, || 1 << 20).is_err());
+        assert_eq!(polled.flying, 0);
+        Ok(())
     }
 }

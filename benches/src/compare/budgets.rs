@@ -167,7 +167,7 @@ const BUDGETS: &[Budget] = &[
         Time("tokio", "pread O_DIRECT"),
         1.08,
     )
-    .beside("raw ring + epoll"),
+    .beside("raw ring + tokio"),
     row(
         "direct 4 KiB, 32 in flight: at least 0.97 of the raw ring",
         MANY,

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use ::tokio::runtime::Runtime;
 use iomap_core::aio::{AsyncFile, TokioFile};
 use iomap_core::device::{
     BlockDevice, DeviceBuf, DirectMode, FileDevice, OpenOptions, Plug, tokio::AsyncDevice,
@@ -122,6 +123,7 @@ fn group(id: String, shape: Shape) -> Group {
             add("raw ring + epoll", Role::Floor, |bed, shape| {
                 raw(bed, shape, |file| RawRing::polled(file, 1, len(shape.size)))
             });
+            add("raw ring + tokio", Role::Floor, tokio_raw);
             add("tokio", Role::Ours, tokio_reads);
         }
     } else {
@@ -326,12 +328,29 @@ fn whole(result: &DirectResult) -> Result<(), String> {
     }
 }
 
+fn runtime() -> Result<Runtime, String> {
+    let mut builder = ::tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().build().map_err(text)
+}
+
+/// A bare ring awaited in a tokio runtime of one thread.
+fn tokio_raw(bed: &Bed, shape: Shape) -> Made {
+    let runtime = runtime()?;
+    let ring = RawRing::plain(open_direct(bed.path()?)?, 1, len(shape.size));
+    let mut ring = ring.map_err(text)?;
+    let (bed, mut positions) = (bed.clone(), shape.positions(0x5eed));
+    Ok(Box::new(move |count, clock: &mut Clock| {
+        let _bed = &bed;
+        clock.start();
+        let outcome = runtime.block_on(ring.run_in_task(count, || positions.draw()));
+        clock.stop();
+        outcome.map_err(text)
+    }))
+}
+
 /// The same reads awaited in a tokio runtime of one thread, by as many tasks as are in flight.
 fn tokio_reads(bed: &Bed, shape: Shape) -> Made {
-    let runtime = ::tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(text)?;
+    let runtime = runtime()?;
     let device = Arc::new(file_device(bed, shape)?);
     let device = {
         let _inside = runtime.enter();
