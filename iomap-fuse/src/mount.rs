@@ -183,7 +183,7 @@ fn check_mount_point(dir: &Path) -> Result<PathBuf, MountError> {
     let dir = dir.canonicalize().map_err(no_mount_point)?;
     if dir.parent().is_none() {
         // Nobody would see it, and an unmount of `/` is another thing: it makes the root read-only.
-        let error = io::Error::other("the root directory is no mount point");
+        let error = io::Error::other("the root directory is no mount point; an empty directory is");
         return Err(MountError::Refused { dir, error });
     }
     if dir.metadata().map_err(no_mount_point)?.is_dir() {

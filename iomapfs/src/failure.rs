@@ -71,6 +71,12 @@ impl Failure {
         self
     }
 
+    /// With advice, if there is none yet.
+    pub(crate) fn or_hint(mut self, hint: &str) -> Self {
+        self.hint.get_or_insert_with(|| hint.to_owned());
+        self
+    }
+
     /// With another exit code.
     pub(crate) fn code(mut self, code: u8) -> Self {
         self.code = code;

@@ -452,7 +452,19 @@ fn every_typo_is_told_what_was_meant() {
         (&["cp", "passwd", "copy"], "neither"),
         (&["cp", "t.img/etc/passwd", "."], "t.img:/etc/passwd"),
         (&["cp", "etc", "t.img:/"], "no such file"),
-        (&["man", "lss"], "--help"),
+        (&["man", "lss"], "did you mean 'ls'"),
+        (&["man", "nonsense"], "--help"),
+        (&["mkdir", "t.img:/new/below"], "-p makes"),
+        (
+            &["mkfs", "-t", "testfs", "no/n.img", "--size", "1M"],
+            "no directory no",
+        ),
+        (&["mkfs", "-t", "testfs", "n.img", "--size", "10"], "512"),
+        (
+            &["mkfs", "-t", "testfs", "n.img", "--size", "9999999T"],
+            "the size",
+        ),
+        (&["stats", ".", "-i", "0"], "1 or more"),
     ] {
         let output = bench.run(args);
         let said = String::from_utf8(output.stderr).unwrap();

@@ -55,7 +55,7 @@ pub(crate) struct StatsArgs {
     #[arg(short = 'w', long)]
     pub(crate) watch: bool,
     /// Seconds between two lines of -w
-    #[arg(short = 'i', long, value_name = "SECONDS", default_value = "1")]
+    #[arg(short = 'i', long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
     pub(crate) interval: std::num::NonZeroU32,
     #[command(flatten)]
     pub(crate) json: Json,
@@ -65,4 +65,9 @@ pub(crate) struct StatsArgs {
 pub(crate) struct WatchArgs {
     /// The mount point
     pub(crate) dir: PathBuf,
+}
+
+fn seconds(text: &str) -> Result<std::num::NonZeroU32, String> {
+    text.parse()
+        .map_err(|_| format!("'{text}' is no number of seconds; write 1 or more"))
 }

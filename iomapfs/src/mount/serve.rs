@@ -111,6 +111,12 @@ fn refused(error: &MountError) -> Failure {
         MountError::Refused { error, .. } if error.kind() == std::io::ErrorKind::NotFound => {
             failure.hint("fusermount3 is missing: it is in the package fuse3")
         }
+        // It says what is wrong itself.
+        MountError::Refused { dir, error }
+            if dir.parent().is_none() || error.kind() == std::io::ErrorKind::Unsupported =>
+        {
+            failure
+        }
         MountError::Refused { .. } => failure.hint(
             "an ordinary user needs fusermount3 (package fuse3) and a directory that is their own",
         ),

@@ -30,10 +30,7 @@ pub(crate) fn man(args: &ManArgs) -> Outcome {
         None => command,
         Some(verb) => {
             let found = command.find_subcommand(verb).cloned();
-            found.ok_or_else(|| {
-                Failure::usage(format!("there is no verb '{verb}'"))
-                    .hint("`iomapfs --help` lists them")
-            })?
+            found.ok_or_else(|| no_verb(&command, verb))?
         }
     };
     let mut text = Vec::new();
@@ -42,4 +39,13 @@ pub(crate) fn man(args: &ManArgs) -> Outcome {
     output.write_all(&text)?;
     output.flush()?;
     Ok(0)
+}
+
+fn no_verb(command: &clap::Command, verb: &str) -> Failure {
+    let failure = Failure::usage(format!("there is no verb '{verb}'"));
+    let verbs = command.get_subcommands().map(clap::Command::get_name);
+    match crate::image::closest(verb, verbs) {
+        Some(similar) => failure.hint(format!("did you mean '{similar}' ?")),
+        None => failure.hint("`iomapfs --help` lists them"),
+    }
 }

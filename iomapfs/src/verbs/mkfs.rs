@@ -7,7 +7,7 @@ use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use iomap_core::device::{BlockDevice, FileDevice, OpenOptions};
+use iomap_core::device::{BlockDevice, FileDevice, OpenError, OpenOptions};
 
 use crate::backend::{self, MkfsRequest};
 use crate::cli::MkfsArgs;
@@ -61,7 +61,7 @@ pub(crate) fn run(args: &MkfsArgs, opening: &Opening) -> Outcome {
         None => None,
     };
     let made = existing(&args.image, args)?;
-    let device = open(&args.image, args)?;
+    let device = open(&args.image, args, made)?;
     let me = crate::verbs::me();
     let request = MkfsRequest {
         block_size,
@@ -71,10 +71,7 @@ pub(crate) fn run(args: &MkfsArgs, opening: &Opening) -> Outcome {
     };
     let size = device.size();
     driver.mkfs(device, &request).map_err(|why| {
-        if made {
-            // What was made for this is of no use to anybody; the message says what happened.
-            let _ = std::fs::remove_file(&args.image);
-        }
+        discard(&args.image, made);
         Failure::of(args.image.display(), format!("cannot be formatted: {why}"))
     })?;
     println_quietly(&format!(
@@ -83,6 +80,13 @@ pub(crate) fn run(args: &MkfsArgs, opening: &Opening) -> Outcome {
         crate::out::human(size)
     ));
     Ok(0)
+}
+
+/// What was made in vain is of no use to anybody; the message says what happened.
+fn discard(image: &Path, made: bool) {
+    if made {
+        let _ = std::fs::remove_file(image);
+    }
 }
 
 /// A line that nobody needs: if it cannot be written, so be it.
@@ -94,6 +98,13 @@ fn println_quietly(line: &str) {
 /// Looks at what is there. Returns whether the file will be made.
 fn existing(path: &Path, args: &MkfsArgs) -> Outcome<bool> {
     let Ok(meta) = std::fs::metadata(path) else {
+        let above = path.parent().filter(|above| !above.as_os_str().is_empty());
+        if let Some(above) = above.filter(|above| !above.is_dir()) {
+            return Err(Failure::of(
+                path.display(),
+                format!("there is no directory {}", above.display()),
+            ));
+        }
         return match args.size {
             Some(_) => Ok(true),
             None => Err(Failure::of(path.display(), "there is no such file")
@@ -127,14 +138,18 @@ fn existing(path: &Path, args: &MkfsArgs) -> Outcome<bool> {
     Err(Failure::of(path.display(), what).hint("--force formats it, and everything on it is lost"))
 }
 
-fn open(path: &Path, args: &MkfsArgs) -> Outcome<Arc<dyn BlockDevice>> {
+fn open(path: &Path, args: &MkfsArgs, made: bool) -> Outcome<Arc<dyn BlockDevice>> {
     let options = OpenOptions {
         create_size: args.size.map(Size::bytes),
         ..OpenOptions::default()
     };
     match FileDevice::open(path, &options) {
         Ok(device) => Ok(Arc::new(device)),
-        Err(error) => Err(refused(&error, Access::Write)),
+        Err(error) => {
+            // Somebody else may have made it meanwhile, and uses it.
+            discard(path, made && !matches!(error, OpenError::Locked(_)));
+            Err(refused(&error, Access::Write))
+        }
     }
 }
 

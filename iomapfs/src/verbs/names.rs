@@ -27,7 +27,9 @@ pub(crate) fn mkdir(args: &MkdirArgs, opening: &Opening) -> Outcome {
             make_parents(vfs, place, above)?;
         }
         let walker = Walker::new(vfs);
-        let spot = walker.spot(place, Follow::No)?;
+        let spot = walker.spot(place, Follow::No);
+        let spot =
+            spot.map_err(|failure| failure.or_hint("-p makes the directories above as well"))?;
         match spot.attr {
             Some(attr) if args.parents && attr.kind == FileType::Directory => Ok(()),
             Some(attr) => Err(exists(place, &attr)),
