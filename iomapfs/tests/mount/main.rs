@@ -5,6 +5,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod dax;
 mod ends;
 mod starts;
 
@@ -23,7 +24,7 @@ fn main() -> ExitCode {
     let args = Arguments::from_args();
     let obstacle = obstacle();
     let mut trials = Vec::new();
-    for (name, run) in [starts::SCENARIOS, ends::SCENARIOS].concat() {
+    for (name, run) in [starts::SCENARIOS, dax::SCENARIOS, ends::SCENARIOS].concat() {
         match &obstacle {
             None => trials.push(Trial::test(name, move || {
                 run(&Bed::new());
