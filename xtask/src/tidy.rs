@@ -35,6 +35,7 @@ const UNSAFE_FILES: &[&str] = &[
     // userfaultfd without the library, and loads and stores of memory mappings.
     "benches/src/bare_uffd.rs",
     "benches/src/compare/cases/mapping.rs",
+    "benches/src/compare/cases/dax_mapping.rs",
     // The bytes of a mapped device, and the instructions that flush them.
     "iomap-core/src/dax/memory.rs",
     "iomap-core/src/dax/lines.rs",

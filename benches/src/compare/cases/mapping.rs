@@ -29,12 +29,12 @@ use crate::compare::{Effort, Group, Ops, Role, Side};
 use crate::{BareUffd, Flat, Mounted, PAGE, flat, noise};
 
 /// Pages of the file.
-const PAGES: u64 = 4096;
+pub(super) const PAGES: u64 = 4096;
 /// Pages from one fault to the next: more than any side shows at once.
-const STEP: u64 = 16;
+pub(super) const STEP: u64 = 16;
 /// 64 KiB folios.
 const ORDER: u32 = 4;
-const BOTH: Prot = Prot::READ.union(Prot::WRITE);
+pub(super) const BOTH: Prot = Prot::READ.union(Prot::WRITE);
 
 pub(super) fn cases(_: Effort) -> Vec<Case> {
     vec![
@@ -66,12 +66,17 @@ impl Drop for OneProcessor {
 }
 
 /// A way to fault pages in, again and again.
-trait Faults {
+pub(super) trait Faults {
     /// Makes the next access to each page fault: the page is out of the page table, or in it and
     /// clean for stores.
     fn arm(&mut self, access: Access) -> Result<(), String>;
 
     fn touch(&self, page: u64, access: Access);
+
+    /// Faults there are after each [`Faults::arm`].
+    fn count(&self) -> u64 {
+        PAGES / STEP
+    }
 }
 
 fn faults(id: String, access: Access) -> Group {
@@ -105,7 +110,7 @@ fn faults(id: String, access: Access) -> Group {
     }
 }
 
-fn steps<F: Faults>(
+pub(super) fn steps<F: Faults>(
     make: impl FnOnce() -> Result<F, String>,
     access: Access,
 ) -> Result<impl FnMut(u64, &mut Clock) -> Result<(), String>, String> {
@@ -119,7 +124,7 @@ fn steps<F: Faults>(
         let mut left = count;
         while left > 0 {
             faults.arm(access)?;
-            let now = left.min(PAGES / STEP);
+            let now = left.min(faults.count());
             clock.start();
             (0..now).for_each(|n| faults.touch(n * STEP, access));
             clock.stop();
@@ -176,7 +181,7 @@ impl<S: FnMut() -> Result<(), String>> Faults for Shown<S> {
     }
 }
 
-fn touch(at: *mut u8, access: Access) {
+pub(super) fn touch(at: *mut u8, access: Access) {
     // SAFETY: every caller passes an address inside a mapping that it holds, of pages inside the
     // file.
     unsafe {
@@ -230,13 +235,13 @@ impl Shown<BoxedSync> {
 }
 
 /// A mapping of the kernel's.
-struct HostMapping {
+pub(super) struct HostMapping {
     base: NonNull<u8>,
     file: HostFile,
 }
 
 impl HostMapping {
-    fn new() -> Result<Self, String> {
+    pub(super) fn new() -> Result<Self, String> {
         let file = crate::host_file(PAGES * PAGE).map_err(text)?;
         let both = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a new mapping at an address of the kernel's choice.

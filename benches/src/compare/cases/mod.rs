@@ -5,6 +5,7 @@
 
 mod cached;
 mod dax;
+mod dax_mapping;
 mod direct;
 mod growth;
 mod mapping;
@@ -65,6 +66,7 @@ pub fn all(effort: Effort) -> Vec<Case> {
         growth::cases,
         mapping::cases,
         dax::cases,
+        dax_mapping::cases,
         pressure::cases,
         small::cases,
         names::cases,
