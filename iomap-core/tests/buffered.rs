@@ -215,6 +215,26 @@ fn a_short_copy_over_uptodate_bytes_is_accepted_and_the_write_goes_on_behind_it(
     assert_eq!(read(&file, 0, 3 * PAGE), bytes);
 }
 
+/// The block is up to date, so what was copied of it counts; what was not is no part of the file.
+#[test]
+fn a_file_grows_by_what_was_copied_and_no_further() {
+    let file = volume(12, Mode::Lazy).file::<false>(None);
+    file.write(0, &[1; 1000]).unwrap();
+    let bytes = [2; 2000];
+    let mut source = Awkward::new(&bytes);
+    source.readable = 2000;
+    source.copies = Box::new(|len| len.min(500));
+    let mut tries = 0;
+    source.readable_now = Some(Box::new(move |len| {
+        tries += 1;
+        if tries == 1 { len } else { 0 }
+    }));
+    assert_eq!(write_awkward(&file, 1000, &mut source), Ok(500));
+    assert_eq!(file.inode().size(), pos(1500));
+    sync(&file);
+    assert_eq!(file.disk_size(), 1500);
+}
+
 /// The page is there, so not even its block has to be read; then the memory of the caller is gone.
 #[test]
 fn a_copy_of_nothing_does_not_move_the_end_of_the_file() {

@@ -1,5 +1,7 @@
 //! What a direct I/O moves, and what the cache holds beside it.
 
+use std::sync::Arc;
+
 use iomap_core::device::{BioOp, Limits};
 use iomap_core::direct::{DirectFlags, DirectOutcome};
 use iomap_core::error::Errno;
@@ -30,6 +32,28 @@ fn a_write_is_seen_by_buffered_reads() {
     assert_eq!(file.contents(), wanted);
     assert!(!file.inode().cache().has_pages(range(4096, 3 * 4096)));
     file.check_balance();
+}
+
+/// Nobody reads what is about to be old: the pages go before the first request.
+#[test]
+fn a_write_takes_the_pages_away_before_its_first_request() {
+    let file = TestFile::new(12);
+    file.lay_out(0..3, Some(1));
+    for page in 0..3 {
+        file.cache_page(page, 1);
+    }
+    let looking = Arc::downgrade(&file);
+    file.device.set_fault(move |asked| {
+        let file = looking.upgrade()?;
+        let cached = file.inode().cache().has_pages(range(0, 8192));
+        assert!(
+            !(matches!(asked.op, BioOp::Write { .. }) && cached),
+            "pages beside the write"
+        );
+        None
+    });
+    write_all(&file, 0, 8192, 2, NONE);
+    assert!(file.inode().cache().has_pages(range(8192, 12288)));
 }
 
 #[test]

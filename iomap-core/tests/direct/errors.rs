@@ -1,13 +1,15 @@
 //! Errors at every step: what is returned, what is told to the backend, what is left behind.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 
 use iomap_core::device::Limits;
 use iomap_core::direct::{DirectFlags, DirectOutcome};
 use iomap_core::error::{Errno, FsError};
+use iomap_core::folio::LockedFolio;
 use iomap_core::ops::{DirectKinds, Intent, MapError, MapOps};
-use iomap_core::units::FileRange;
+use iomap_core::page_cache::CacheOwner;
+use iomap_core::units::{FileRange, PageIndex};
 
 use crate::device::SECRET;
 use crate::file::{Block, LIMITS, TestFile};
@@ -260,6 +262,41 @@ fn a_page_that_cannot_be_written_back_sends_a_write_through_the_cache() {
         assert_eq!(file.counts().direct_invalidate_failures, 1);
         file.check_balance();
     }
+}
+
+/// The owner of the cache does not let go of a page.
+struct Keeps;
+
+impl CacheOwner for Keeps {
+    fn release_folio(&self, _folio: &mut LockedFolio) -> bool {
+        false
+    }
+
+    fn write_dirty(&self, _range: FileRange, _nr: usize) -> Result<usize, FsError> {
+        Ok(0)
+    }
+}
+
+#[test]
+fn a_page_that_its_owner_keeps_sends_a_write_through_the_cache() {
+    let file = TestFile::new(12);
+    file.lay_out(0..2, Some(1));
+    file.cache_page(1, 1);
+    let owner = Arc::new(Keeps);
+    let cache = file.inode().cache();
+    cache.set_owner(Arc::downgrade(&owner) as Weak<dyn CacheOwner>);
+    let folio = cache.find(PageIndex::new(1)).unwrap();
+    cache.lock(&folio).unwrap().set_private(Box::new("kept"));
+    drop(folio);
+    let result = write(&file, 0, 8192, 3, NONE);
+    assert_eq!(result, Ok(DirectOutcome::UseBuffered { done: 0 }));
+    assert_eq!(file.counts().direct_invalidate_failures, 1);
+    assert_eq!(
+        file.contents(),
+        [1; 8192],
+        "written beside a page that stays"
+    );
+    file.check_balance();
 }
 
 #[test]

@@ -218,6 +218,17 @@ fn writes_nobody_waits_for_share_a_few_threads() {
     assert_eq!(file.contents()[..64 << 12], [2; 64 << 12]);
 }
 
+/// `O_SYNC`: FUA is not enough.
+#[test]
+fn what_is_to_be_durable_is_synced_though_the_backend_wants_to_hear_nothing() {
+    let file = TestFile::new(12);
+    file.lay_out(0..1, Some(1));
+    file.state.lock().light = true;
+    let result = start_write(&file, 0, 2, DirectFlags::SYNC).wait();
+    assert_eq!(result.outcome, Ok(DirectOutcome::Done(4096)));
+    assert_eq!(file.state.lock().syncs, [false]);
+}
+
 #[test]
 fn a_pure_overwrite_nobody_wants_to_hear_of_ends_in_its_completion() {
     let file = TestFile::new(12);
