@@ -224,8 +224,10 @@ fn what_is_to_be_durable_is_synced_though_the_backend_wants_to_hear_nothing() {
     let file = TestFile::new(12);
     file.lay_out(0..1, Some(1));
     file.state.lock().light = true;
-    let result = start_write(&file, 0, 2, DirectFlags::SYNC).wait();
-    assert_eq!(result.outcome, Ok(DirectOutcome::Done(4096)));
+    file.device.hold();
+    let ticket = start_write(&file, 0, 2, DirectFlags::SYNC);
+    file.device.release();
+    assert_eq!(ticket.wait().outcome, Ok(DirectOutcome::Done(4096)));
     assert_eq!(file.state.lock().syncs, [false]);
 }
 

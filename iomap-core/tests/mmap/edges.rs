@@ -5,12 +5,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use iomap_core::commit::{Committing, protect_journalled};
 use iomap_core::error::{Errno, FaultError, Result};
+use iomap_core::mmap::soft::SoftMapping;
 use iomap_core::mmap::{Frames, MapOptions, MappedRange, Mmu};
 use iomap_core::ops::MapOps;
 use iomap_core::units::{FileRange, PageIndex};
 use iomap_core::writeback::{WritebackControl, write_pages};
 
-use crate::file::{BOTH, Config, TestFile, page, pos};
+use crate::file::{BOTH, Block, Config, TestFile, page, pos};
 
 const PAGE: u64 = 4096;
 
@@ -166,6 +167,49 @@ impl Mmu for Noting {
     fn unmap(&self, pages: std::ops::Range<PageIndex>) {
         self.0.lock().push(pages);
     }
+}
+
+/// A page table whose pages are stored to, past the end, at the last moment before they are
+/// protected: by another mapping, which is protected after this one.
+#[derive(Debug, Default)]
+struct Late(std::sync::OnceLock<SoftMapping>, AtomicU32);
+
+impl Mmu for Late {
+    fn map(&self, _at: PageIndex, _frames: &Frames, _writable: bool) -> Result<()> {
+        Ok(())
+    }
+
+    fn write_protect(&self, _pages: std::ops::Range<PageIndex>) {
+        if let Some(other) = self.0.get()
+            && other.try_store(pos(2000), b"late")
+        {
+            self.1.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn unmap(&self, _pages: std::ops::Range<PageIndex>) {}
+}
+
+/// What lies past the end is made zero when nobody can store there any more, not before (rule B41).
+#[test]
+fn a_store_past_the_end_just_before_writeback_does_not_reach_the_device() {
+    let file = TestFile::new(Config::default(), 100);
+    let table = Arc::new(Late::default());
+    let mmu: Arc<dyn Mmu> = Arc::clone(&table) as Arc<dyn Mmu>;
+    let shown = MappedRange::new(page(0)..page(1), BOTH, MapOptions::empty(), mmu);
+    let (mappings, id) = (file.inode().cache().mappings(), shown.mapping());
+    mappings.insert(Arc::new(shown));
+    let mapping = file.map(0..1, BOTH);
+    mapping.store(pos(0), b"x").unwrap();
+    table.0.set(mapping).unwrap();
+    file.sync();
+    assert!(table.1.load(Ordering::Relaxed) > 0, "nobody stored");
+    let Some(Block::Written(at)) = file.block(0) else {
+        panic!("not written");
+    };
+    let written = file.device.bytes(at << 12, PAGE as usize);
+    assert!(written[100..].iter().all(|byte| *byte == 0), "rule B41");
+    mappings.remove(id, &(page(0)..page(1)));
 }
 
 /// Pages past the end may be refused in page tables: those the file reaches now are asked for again.
