@@ -141,14 +141,18 @@ pub fn direct_file(len: u64) -> io::Result<File> {
 }
 
 fn fill(file: &File, len: u64) -> io::Result<()> {
+    put_noise(len, |at, bytes| file.write_all_at(bytes, at))
+}
+
+/// Gives `put` `len` bytes of noise, in order, with the place of each piece.
+fn put_noise<E>(len: u64, mut put: impl FnMut(u64, &[u8]) -> Result<(), E>) -> Result<(), E> {
     let chunk = noise(1 << 20);
     let mut at = 0;
     while at < len {
-        let n = chunk
-            .len()
-            .min(usize::try_from(len - at).unwrap_or(usize::MAX));
-        file.write_all_at(&chunk[..n], at)?;
-        at += n as u64;
+        let left = usize::try_from(len - at).unwrap_or(usize::MAX);
+        let piece = &chunk[..chunk.len().min(left)];
+        put(at, piece)?;
+        at += piece.len() as u64;
     }
     Ok(())
 }

@@ -13,7 +13,7 @@ use iomap_core::units::FilePos;
 use iomap_core::vfs::{DirEntry, Ino, IoFlags, NewInode, OpenFile, OpenFlags, Special, Vfs};
 use testfs::fs::{MkfsOptions, MountOptions, TestFs};
 
-use crate::noise;
+use crate::put_noise;
 
 const IMAGE: u64 = 2 << 30;
 const NAME: &[u8] = b"file";
@@ -63,16 +63,11 @@ impl Mounted {
             .mknod(self.fs.root(), NAME, Special::Regular, &new)
             .expect("an empty directory");
         let file = self.open();
-        let chunk = noise(1 << 20);
-        let mut at = 0;
-        while at < len {
-            let n = chunk
-                .len()
-                .min(usize::try_from(len - at).unwrap_or(usize::MAX));
-            file.write_at(FilePos::saturating(at), &chunk[..n], IoFlags::empty())
-                .expect("room in the image");
-            at += n as u64;
-        }
+        put_noise(len, |at, bytes| {
+            let pos = FilePos::saturating(at);
+            file.write_at(pos, bytes, IoFlags::empty()).map(drop)
+        })
+        .expect("room in the image");
         file.fsync(false).expect("the disk works");
         file
     }

@@ -16,6 +16,8 @@ mod file;
 #[allow(dead_code, reason = "shared with tests that use all of it")]
 #[path = "../../testfs/src/device/pmem.rs"]
 mod pmem;
+#[path = "common/schedules.rs"]
+mod schedules;
 
 use std::sync::Arc;
 
@@ -25,13 +27,9 @@ use iomap_core::sync::thread;
 use iomap_core::units::FilePos;
 
 use file::{DaxFile, Disk, PAGE, SECRET};
+use schedules::schedules;
 
 type TestFile = DaxFile<false>;
-
-fn schedules(n: usize) -> usize {
-    let factor = std::env::var("IOMAP_SCHEDULES_FACTOR").ok();
-    n * factor.and_then(|factor| factor.parse().ok()).unwrap_or(1)
-}
 
 fn search(n: usize, test: fn()) {
     shuttle::check_random(test, schedules(n));

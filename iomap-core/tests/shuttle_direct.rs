@@ -15,6 +15,8 @@ mod device;
 #[path = "direct/file.rs"]
 #[allow(dead_code, reason = "shared with tests that use all of it")]
 mod file;
+#[path = "common/schedules.rs"]
+mod schedules;
 
 use std::sync::Arc;
 
@@ -27,11 +29,7 @@ use iomap_core::writeback::{WritebackControl, write_pages};
 use shuttle::rand::Rng;
 
 use file::{TestFile, pos, range};
-
-fn schedules(n: usize) -> usize {
-    let factor = std::env::var("IOMAP_SCHEDULES_FACTOR").ok();
-    n * factor.and_then(|factor| factor.parse().ok()).unwrap_or(1)
-}
+use schedules::schedules;
 
 /// Runs `test` in `n` random schedules, and `n` of bounded depth: those hold one thread for as long
 /// as another needs to run through.

@@ -15,6 +15,8 @@ mod device;
 #[path = "mmap/file.rs"]
 #[allow(dead_code, reason = "shared with tests that use all of it")]
 mod file;
+#[path = "common/schedules.rs"]
+mod schedules;
 
 use std::sync::Arc;
 
@@ -27,11 +29,7 @@ use iomap_core::units::FileRange;
 use shuttle::rand::Rng;
 
 use file::{BOTH, Config, TestFile, pos, range};
-
-fn schedules(n: usize) -> usize {
-    let factor = std::env::var("IOMAP_SCHEDULES_FACTOR").ok();
-    n * factor.and_then(|factor| factor.parse().ok()).unwrap_or(1)
-}
+use schedules::schedules;
 
 /// Runs `test` in `n` random schedules and `n` of bounded depth, with and without delayed
 /// allocation.

@@ -4,6 +4,9 @@
 #![cfg(iomap_shuttle)]
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+#[path = "common/schedules.rs"]
+mod schedules;
+
 use std::sync::Arc;
 
 use iomap_core::device::{Bio, BlockDevice, Limits};
@@ -12,6 +15,7 @@ use iomap_core::page_cache::{GetFolio, Mark, PageCache};
 use iomap_core::sync::atomic::{AtomicU64, Ordering};
 use iomap_core::sync::{Condvar, Mutex, Rank, thread};
 use iomap_core::units::{BlockBits, DevAddr, FileRange, PAGE_SIZE, PageIndex};
+use schedules::check;
 
 /// A device that completes a request when somebody looks.
 #[derive(Debug)]
@@ -95,14 +99,6 @@ fn order(order_hint: u32) -> GetFolio {
         order_hint,
         ..GetFolio::default()
     }
-}
-
-/// Random schedules and a few with bounded depth.
-fn check(f: impl Fn() + Send + Sync + Copy + 'static) {
-    let factor = std::env::var("IOMAP_SCHEDULES_FACTOR");
-    let factor = factor.ok().and_then(|f| f.parse().ok()).unwrap_or(1);
-    shuttle::check_random(f, 1500 * factor);
-    shuttle::check_pct(f, 500 * factor, 3);
 }
 
 /// Each page of a folio begins with its number.

@@ -5,6 +5,8 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod common;
+#[path = "common/schedules.rs"]
+mod schedules;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,17 +19,10 @@ use iomap_core::ops::MapOps;
 use iomap_core::sync::atomic::{AtomicBool, Ordering};
 use iomap_core::sync::thread;
 use iomap_core::units::{FileRange, PageIndex};
+use schedules::check;
 use shuttle::rand::Rng;
 
 const BLOCK: usize = 1024;
-
-/// Random schedules and a few with bounded depth.
-fn check(f: impl Fn() + Send + Sync + Copy + 'static) {
-    let factor = std::env::var("IOMAP_SCHEDULES_FACTOR");
-    let factor = factor.ok().and_then(|f| f.parse().ok()).unwrap_or(1);
-    shuttle::check_random(f, 1500 * factor);
-    shuttle::check_pct(f, 500 * factor, 3);
-}
 
 fn volume() -> Arc<Volume> {
     Volume::new(256 * BLOCK as u64, 10, 64 * BLOCK as u64, Mode::Lazy)

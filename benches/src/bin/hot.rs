@@ -4,11 +4,15 @@
 //! operation, without what making it ready costs. `cargo xtask instructions` does that. Everything is
 //! in memory and no thread runs beside, so that the count is the same every time.
 
+use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 
 use benches::{NEW, PAGE, Positions, flat, in_memory, new_file, noise};
 use iomap_core::device::{DeviceBuf, MemoryDevice};
+use iomap_core::direct::{DirectFlags, DirectOutcome, submit_read};
+use iomap_core::error::Result;
 use iomap_core::units::FilePos;
 use iomap_core::vfs::{IoFlags, OpenFile, Special, Vfs};
 use testfs::fs::TestFs;
@@ -18,7 +22,7 @@ const SET: u64 = 64 * PAGE;
 /// looked for is the cost around it.
 const PIECE: u64 = 64;
 
-type Outcome<T = ()> = Result<T, Box<dyn std::error::Error>>;
+type Outcome<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
 type Path = fn(u64) -> Outcome;
 
 /// The paths that have a line in the table.
@@ -27,6 +31,7 @@ const PATHS: &[(&str, Path)] = &[
     ("core-cached-overwrite", |n| core(n, IoFlags::empty(), true)),
     ("core-direct-read", |n| core(n, IoFlags::DIRECT, false)),
     ("core-direct-write", |n| core(n, IoFlags::DIRECT, true)),
+    ("core-ticket-read", ticket_read),
     ("testfs-cached-read", |n| testfs(n, IoFlags::empty(), false)),
     ("testfs-cached-overwrite", |n| {
         testfs(n, IoFlags::empty(), true)
@@ -55,44 +60,88 @@ fn main() -> ExitCode {
     }
 }
 
-/// Random places of a small file of the core alone: [`PIECE`] cached, a page direct.
+/// Random places of a small file of the core alone.
 fn core(count: u64, flags: IoFlags, write: bool) -> Outcome {
     let file = flat(Arc::new(MemoryDevice::new(SET)), 16 * SET, 4)?.open();
-    let mut all = noise(usize::try_from(SET)?);
-    file.write_at(FilePos::ZERO, &all, IoFlags::empty())?;
-    if flags.contains(IoFlags::DIRECT) {
-        file.fsync(true)?;
-    }
-    file.read_at(FilePos::ZERO, &mut all, IoFlags::empty())?;
-    let mut page = buffer(flags)?;
-    let len = page.len() as u64;
-    places(count, len, |at| {
-        let done = if write {
-            file.write_at(at, &page, flags)?
-        } else {
-            file.read_at(at, &mut page, flags)?
-        };
-        Ok(done)
-    })
+    let calls = Calls {
+        read: |at, to: &mut [u8], flags| file.read_at(at, to, flags),
+        write: |at, from: &[u8], flags| file.write_at(at, from, flags),
+    };
+    calls.fill(|| file.fsync(true))?;
+    calls.run(count, flags, write)
 }
 
-/// The same through the namespace contract of testfs.
+/// Direct reads that nobody waits in: what one through a runtime costs beside the runtime.
+fn ticket_read(count: u64) -> Outcome {
+    let file = flat(Arc::new(MemoryDevice::new(SET)), 16 * SET, 4)?;
+    let mut memory = DeviceBuf::zeroed(usize::try_from(PAGE)?, usize::try_from(PAGE)?);
+    let mut positions = Positions::new(SET, PAGE);
+    for _ in 0..count {
+        let pos = FilePos::saturating(positions.draw());
+        let ticket = submit_read(Arc::clone(&file), pos, memory, DirectFlags::NOWAIT);
+        let mut context = Context::from_waker(Waker::noop());
+        let Poll::Ready(result) = pin!(ticket).poll(&mut context) else {
+            return Err("memory answers at once".into());
+        };
+        if result.outcome? != DirectOutcome::Done(PAGE) {
+            return Err("a short read".into());
+        }
+        memory = result.buffer;
+    }
+    Ok(())
+}
+
+/// As [`core()`], through the namespace contract of testfs.
 fn testfs(count: u64, flags: IoFlags, write: bool) -> Outcome {
     let (_fs, file) = small_file()?;
-    let mut all = noise(usize::try_from(SET)?);
-    file.write_at(FilePos::ZERO, &all, IoFlags::empty())?;
-    file.fsync(true)?;
-    file.read_at(FilePos::ZERO, &mut all, IoFlags::empty())?;
-    let mut page = buffer(flags)?;
-    let len = page.len() as u64;
-    places(count, len, |at| {
-        let done = if write {
-            file.write_at(at, &page, flags)?
-        } else {
-            file.read_at(at, &mut page, flags)?
-        };
-        Ok(done)
-    })
+    let calls = Calls {
+        read: |at, to: &mut [u8], flags| file.read_at(at, to, flags),
+        write: |at, from: &[u8], flags| file.write_at(at, from, flags),
+    };
+    calls.fill(|| file.fsync(true))?;
+    calls.run(count, flags, write)
+}
+
+/// A file, as the two kinds have it in common.
+struct Calls<R, W> {
+    read: R,
+    write: W,
+}
+
+impl<R, W> Calls<R, W>
+where
+    R: Fn(FilePos, &mut [u8], IoFlags) -> Result<usize>,
+    W: Fn(FilePos, &[u8], IoFlags) -> Result<usize>,
+{
+    /// Fills the file, durable and cached.
+    fn fill(&self, sync: impl FnOnce() -> Result<()>) -> Outcome {
+        let mut all = noise(usize::try_from(SET)?);
+        (self.write)(FilePos::ZERO, &all, IoFlags::empty())?;
+        sync()?;
+        (self.read)(FilePos::ZERO, &mut all, IoFlags::empty())?;
+        Ok(())
+    }
+
+    /// Reads or writes at random places: [`PIECE`] cached, a page direct.
+    fn run(&self, count: u64, flags: IoFlags, write: bool) -> Outcome {
+        let direct = flags.contains(IoFlags::DIRECT);
+        let len = if direct { PAGE } else { PIECE };
+        let size = usize::try_from(len)?;
+        let mut bytes = DeviceBuf::from_slice(&noise(size), size);
+        let mut positions = Positions::new(SET, len);
+        for _ in 0..count {
+            let at = FilePos::saturating(positions.draw());
+            let done = if write {
+                (self.write)(at, &bytes, flags)?
+            } else {
+                (self.read)(at, &mut bytes, flags)?
+            };
+            if done != size {
+                return Err(format!("{done} bytes moved").into());
+            }
+        }
+        Ok(())
+    }
 }
 
 /// One name of a hundred.
@@ -114,25 +163,4 @@ fn small_file() -> Outcome<(Arc<TestFs>, Arc<dyn OpenFile>)> {
     let fs = in_memory(16 << 20, 64 << 20)?;
     let file = new_file(&fs, b"file")?;
     Ok((fs, file))
-}
-
-fn buffer(flags: IoFlags) -> Result<DeviceBuf, std::num::TryFromIntError> {
-    let direct = flags.contains(IoFlags::DIRECT);
-    let len = usize::try_from(if direct { PAGE } else { PIECE })?;
-    Ok(DeviceBuf::from_slice(&noise(len), len))
-}
-
-fn places(
-    count: u64,
-    len: u64,
-    mut step: impl FnMut(FilePos) -> iomap_core::error::Result<usize>,
-) -> Outcome {
-    let mut positions = Positions::new(SET, len);
-    for _ in 0..count {
-        let done = step(FilePos::saturating(positions.draw()))?;
-        if done as u64 != len {
-            return Err(format!("{done} bytes moved").into());
-        }
-    }
-    Ok(())
 }

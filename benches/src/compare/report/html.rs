@@ -3,7 +3,7 @@
 use crate::compare::budgets::{Judged, Verdict};
 use crate::compare::sample::{GroupResult, SideResult, ratio};
 
-use super::{Memory, Report, bytes, svg, time};
+use super::{Memory, Report, bytes, escape, svg, time};
 
 const STYLE: &str = "\
 :root{color-scheme:light dark;--back:#fff;--text:#1b1b1b;--soft:#595959;--line:#ccc;--faint:#e6e6e6;\
@@ -192,12 +192,6 @@ fn side_row(group: &GroupResult, side: &SideResult, base: Option<&SideResult>) -
         bytes(side.device.read as f64),
         bytes(side.device.written as f64),
     )
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
 }
 
 #[cfg(test)]

@@ -44,6 +44,13 @@ pub struct Memory {
     pub bound: f64,
 }
 
+/// Text for HTML and SVG.
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+}
+
 /// A time, with a unit that fits.
 #[must_use]
 pub fn time(ns: f64) -> String {

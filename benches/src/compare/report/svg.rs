@@ -4,6 +4,7 @@
 use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 
+use super::escape;
 use crate::compare::Role;
 use crate::compare::budgets::Judged;
 use crate::compare::sample::{GroupResult, Spread};
@@ -250,7 +251,7 @@ fn bar(top: f64, budget: &Judged, measured: &Spread) -> String {
     let ends = [measured.least, measured.most].map(|end| place(used(budget, end)));
     let (from, to) = (place(1.0).min(place(ratio)), place(1.0).max(place(ratio)));
     let (middle, class) = (top + ROW / 2.0, budget.verdict.name());
-    let text = budget.text.replace('&', "&amp;").replace('<', "&lt;");
+    let text = escape(budget.text);
     let mut out = format!(
         "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{text}</text>\
          <rect class=\"{class}\" x=\"{from:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"12\"/>\
