@@ -1,6 +1,7 @@
 //! Reads, writes, zeroing and unsharing by call.
 
 use iomap_core::dax_io;
+use iomap_core::error::Errno;
 use iomap_core::units::FileRange;
 use iomap_core::{unshare, zero};
 use proptest::prelude::*;
@@ -26,6 +27,19 @@ fn written_bytes_are_durable_after_fsync() {
     assert_eq!(file.after_crash()[100], 1);
     file.fsync();
     assert_eq!(&file.after_crash()[99..104], b"\x01new\x01");
+}
+
+#[test]
+fn where_making_bytes_durable_is_cheap_a_write_does_it_at_once() {
+    let disk = Disk::new(64);
+    let file = disk.written::<false>(2, 1);
+    disk.pmem.set_cheap(true);
+    file.write(100, b"new");
+    assert_eq!(&file.after_crash()[99..104], b"\x01new\x01");
+    disk.pmem.fail_persist(Some(Errno::IO));
+    let _lock = file.core().lock_exclusive();
+    let error = dax_io::write(&*file, pos(0), b"x", false).unwrap_err();
+    assert_eq!(error.errno(), Errno::IO);
 }
 
 #[test]

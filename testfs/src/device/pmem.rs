@@ -51,6 +51,7 @@ struct State {
     /// Pages the medium has lost.
     lost_pages: BTreeSet<u64>,
     persist_error: Option<Errno>,
+    cheap: bool,
     on_persist: Option<OnPersist>,
 }
 
@@ -140,6 +141,12 @@ impl PmemDevice {
         self.state.lock().persist_error = errno;
     }
 
+    /// Whether a write makes its bytes durable at once, as on a device whose cache lines can be
+    /// flushed.
+    pub fn set_cheap(&self, cheap: bool) {
+        self.state.lock().cheap = cheap;
+    }
+
     /// Loses the page at `addr`.
     pub fn lose_page(&self, addr: DevAddr) {
         let page = addr.bytes() / PAGE_SIZE as u64;
@@ -192,7 +199,7 @@ impl DaxDevice for PmemDevice {
     }
 
     fn persists_cheaply(&self) -> bool {
-        false
+        self.state.lock().cheap
     }
 
     fn backing(&self) -> Option<BorrowedFd<'_>> {
