@@ -72,6 +72,8 @@ pub fn apply<'a>(call: Call<'a>, op: &DataOp, other: Option<&'a TestFile>) -> Re
         DataOp::Store { pos, len } => call.store(pos, len),
         DataOp::Load { pos, len } => call.load(pos, len),
         DataOp::RacyLoad { pos, len } => call.racy_load(pos, len),
+        DataOp::PinnedStore { pos, len } => call.pinned_store(pos, len),
+        DataOp::PinnedLoad { pos } => call.pinned_load(pos),
         DataOp::Fsync { data_only } => call.fsync(data_only),
         DataOp::SyncRange { pos, len, wait } => call.sync_range(range(pos, len), wait),
         DataOp::Truncate { size } => call.truncate(size),

@@ -1,12 +1,15 @@
-//! Loads and stores through a memory mapping, with the software page table.
+//! Loads and stores through a memory mapping, with the software page table, and of devices that have
+//! its pages pinned.
 //!
 //! Owns what they must find. The mapping is the file's and outlives the operation
 //! ([`TestFile::mapping`](super::file::TestFile::mapping)): its pages stay while others write, cut,
 //! punch, move and share the blocks. A piece of an access that lies in one page is done or is not.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use iomap_core::error::FaultError;
+use iomap_core::mmap::Access;
 use iomap_core::mmap::soft::SoftMapping;
 use iomap_core::units::FilePos;
 
@@ -14,6 +17,9 @@ use super::data::{Call, buffer};
 use super::world::Fail;
 
 const PAGE: u64 = 4096;
+
+/// How long a page stays pinned: others are to come across it.
+const PINNED: Duration = Duration::from_micros(200);
 
 /// The parts of `start..end` that lie in one page each.
 fn pieces(start: u64, end: u64) -> impl Iterator<Item = (u64, u64)> {
@@ -39,6 +45,26 @@ impl Call<'_> {
 
     /// Stores while nobody writes there. Past the end nothing can be stored.
     pub(super) fn store(self, pos: u64, len: u32) -> Result<(), Fail> {
+        self.store_by(pos, len, |mapping, to, bytes| mapping.store(to, bytes))
+    }
+
+    /// The same by a device that has each page pinned.
+    pub(super) fn pinned_store(self, pos: u64, len: u32) -> Result<(), Fail> {
+        self.store_by(pos, len, |mapping, to, bytes| {
+            let pin = mapping.pin(to.page(), Access::Store)?;
+            std::thread::sleep(PINNED);
+            pin.write(to.offset_in_page(), bytes);
+            Ok(())
+        })
+    }
+
+    /// Stores by `store`, which is given what lies in one page.
+    fn store_by(
+        self,
+        pos: u64,
+        len: u32,
+        store: impl Fn(&SoftMapping, FilePos, &[u8]) -> Result<(), FaultError>,
+    ) -> Result<(), Fail> {
         let content = &self.file.content;
         let end = pos + u64::from(len);
         let _range = content.hold(content.shared(), (pos, end), true);
@@ -50,7 +76,7 @@ impl Call<'_> {
         for (start, end) in pieces(pos, end.min(size)) {
             let bytes: Arc<[u8]> = Arc::from(&data[(start - pos) as usize..(end - pos) as usize]);
             let id = content.begin_write(start, &bytes);
-            let result = mapping.store(FilePos::saturating(start), &bytes);
+            let result = store(&mapping, FilePos::saturating(start), &bytes);
             content.end_write(id, result.as_ref().map_or(0, |()| bytes.len()));
             if let Err(error) = result {
                 self.doubt(|doubt| doubt.may_show(start, &bytes));
@@ -102,6 +128,36 @@ impl Call<'_> {
         let seen = content.observed(id, judged, false);
         seen.map_err(|what| self.file.fail(format!("by load: {what}")))?;
         failed.map_or(Ok(()), |error| self.fault_failed(error, "load"))
+    }
+
+    /// What a device finds in a page it has pinned, while others write, cut, punch, move and share:
+    /// bytes the file had since, never those of another.
+    pub(super) fn pinned_load(self, pos: u64) -> Result<(), Fail> {
+        let Some(mapping) = self.mapping()? else {
+            return Ok(());
+        };
+        let content = &self.file.content;
+        let at = FilePos::saturating(pos / PAGE * PAGE);
+        let id = content.observe(at.bytes(), PAGE);
+        let pinned = mapping.pin(at.page(), Access::Load);
+        let mut bytes = [0; PAGE as usize];
+        let failed = match pinned {
+            Ok(pin) => {
+                std::thread::sleep(PINNED);
+                pin.read(0, &mut bytes);
+                None
+            }
+            Err(error) => Some(error),
+        };
+        let inside = content.largest_size(id).saturating_sub(at.bytes());
+        let got = &bytes[..inside.min(PAGE) as usize];
+        let judged = (failed.is_none() && !self.world.faulty).then_some(got);
+        let seen = content.observed(id, judged, true);
+        seen.map_err(|what| self.file.fail(format!("in a pinned page: {what}")))?;
+        match failed {
+            None | Some(FaultError::BeyondEnd { .. }) => Ok(()),
+            Some(error) => self.fault_failed(error, "pin"),
+        }
     }
 
     /// The first page past the end is not there. The caller keeps the size as it is.

@@ -11,6 +11,8 @@ use iomap_core::vfs::{Fallocate, IoFlags, RenameMode, XattrMode};
 
 /// Files are kept about this small, bytes.
 pub const FILE_SPAN: u64 = 1 << 20;
+/// The most that is stored to pinned pages at once, bytes.
+const PINNED: u32 = 1 << 14;
 /// Names in a directory of the tree.
 const NAMES: u8 = 14;
 
@@ -88,6 +90,15 @@ pub enum DataOp {
     RacyLoad {
         pos: u64,
         len: u32,
+    },
+    /// Pins each page as a device does, and stores to it a little later.
+    PinnedStore {
+        pos: u64,
+        len: u32,
+    },
+    /// Pins a page, and looks at it a little later; waits for no writer.
+    PinnedLoad {
+        pos: u64,
     },
     Fsync {
         data_only: bool,
@@ -361,9 +372,20 @@ fn data(rng: &mut Rng) -> DataOp {
 /// The same through a memory mapping, for transfers; now and then.
 fn maybe_mapped(op: DataOp, rng: &mut Rng) -> DataOp {
     match op {
-        DataOp::Write { pos, len, .. } if rng.bool() => DataOp::Store { pos, len },
+        DataOp::Write { pos, len, .. } => match rng.u8(..16) {
+            0 => DataOp::PinnedStore {
+                pos,
+                len: len.min(PINNED),
+            },
+            1..8 => DataOp::Store { pos, len },
+            _ => op,
+        },
         DataOp::Read { pos, len, .. } if rng.bool() => DataOp::Load { pos, len },
-        DataOp::RacyRead { pos, len, .. } if rng.bool() => DataOp::RacyLoad { pos, len },
+        DataOp::RacyRead { pos, len, .. } => match rng.u8(..16) {
+            0..3 => DataOp::PinnedLoad { pos },
+            3..10 => DataOp::RacyLoad { pos, len },
+            _ => op,
+        },
         op => op,
     }
 }
