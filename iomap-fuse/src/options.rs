@@ -86,8 +86,8 @@ pub struct MountOptions {
     pub dirsync: bool,
     /// Every write is durable when the call returns (`sync`).
     pub sync: bool,
-    /// When reading sets access times. With [`CachePolicy::Kernel`] only what the kernel does not
-    /// have is a read.
+    /// When reading sets access times. With [`CachePolicy::Kernel`] opening a file for reading is a
+    /// read.
     pub access_times: AccessTimes,
     /// Reading directories sets theirs too (`diratime`).
     pub dir_access_times: bool,

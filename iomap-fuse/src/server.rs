@@ -218,7 +218,10 @@ impl Filesystem for Server {
     fn open(&self, _req: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let shared = &*self.shared;
         match shared.open(shared.ino(node), flags.0) {
-            Ok(handle) => reply.opened(handle, shared.open_flags(handle)),
+            Ok(handle) => {
+                shared.opened(shared.ino(node), flags.0);
+                reply.opened(handle, shared.open_flags(handle));
+            }
             Err(error) => reply.error(fail(&error)),
         }
     }

@@ -7,7 +7,7 @@
 use iomap_core::vfs::{Attr, Ino, InodeFlags, Timestamp};
 
 use super::Shared;
-use crate::options::AccessTimes;
+use crate::options::{AccessTimes, CachePolicy};
 
 /// Seconds after which an access time is set again though nothing changed.
 const DAY: i64 = 24 * 60 * 60;
@@ -40,10 +40,20 @@ impl Shared {
         }
     }
 
-    /// `ino` was read.
-    pub(super) fn accessed(&self, ino: Ino) {
+    /// `ino` was opened. Where the kernel caches files nobody hears of most reads, so opening one for
+    /// reading counts as a read there.
+    pub(super) fn opened(&self, ino: Ino, flags: i32) {
+        let counts = self.cache == CachePolicy::Kernel && sets_access_time(flags);
+        if counts && self.accessed(ino) {
+            // It does not ask again after an open.
+            self.attributes_changed(ino);
+        }
+    }
+
+    /// `ino` was read. Returns whether its access time changed.
+    pub(super) fn accessed(&self, ino: Ino) -> bool {
         if self.access_times == AccessTimes::Never {
-            return;
+            return false;
         }
         let now = Timestamp::now();
         let due = self
@@ -51,11 +61,13 @@ impl Shared {
             .getattr(ino)
             .is_ok_and(|attr| is_due(self.access_times, &attr, now));
         if !due || self.keeps_access_time(ino) {
-            return;
+            return false;
         }
-        if let Err(error) = self.fs().note_access(ino, now) {
+        let noted = self.fs().note_access(ino, now);
+        if let Err(error) = &noted {
             tracing::debug!(target: "iomap_fuse", ino = ino.0, %error, "the access time stays");
         }
+        noted.is_ok()
     }
 
     /// Whether the inode has the flag that says so.

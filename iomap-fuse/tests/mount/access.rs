@@ -14,6 +14,7 @@ use crate::raw::{inode_flags, set_inode_flags};
 
 pub(crate) const SCENARIOS: &[Alone] = &[
     ("relatime_follows_the_last_change", relative),
+    ("what_is_read_from_a_cache_is_read_too", cached),
     ("strictatime_follows_every_read", strict),
     ("noatime_keeps_access_times", never),
     ("nodiratime_keeps_those_of_directories", not_of_directories),
@@ -81,6 +82,18 @@ fn relative(policy: CachePolicy) {
             File::open(bed.path("file")).unwrap().sync_all().unwrap();
             read(bed, "file");
             assert!(atime(bed, "file") > before, "read after a change");
+        },
+    );
+}
+
+fn cached(policy: CachePolicy) {
+    Bed::run_with(
+        policy,
+        |_| {},
+        |bed| {
+            make(bed);
+            assert_eq!(fs::read(bed.path("file")).unwrap(), b"content");
+            assert!(atime(bed, "file").0 > OLD);
         },
     );
 }
