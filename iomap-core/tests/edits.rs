@@ -6,6 +6,7 @@
 
 mod common;
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
@@ -282,32 +283,34 @@ fn an_error_that_comes_while_the_dirty_pages_are_walked_is_told() {
     assert_eq!(written, Err(FsError::Writeback(Errno::IO)));
 }
 
-/// An inode of a transaction.
-struct Member(Result<(), FsError>);
+/// An inode of a transaction: what it answers, and how often it was asked.
+struct Member(Result<(), FsError>, AtomicU32);
 
 impl CommitInode for Member {
     fn submit(&self, _range: FileRange) -> Result<(), FsError> {
+        self.1.fetch_add(1, Ordering::Relaxed);
         self.0.clone()
     }
 
-    fn finish(&self, _range: FileRange) -> Result<(), FsError> {
-        self.0.clone()
+    fn finish(&self, range: FileRange) -> Result<(), FsError> {
+        self.submit(range)
     }
 }
 
-/// The last inode of a transaction is fine, the first one is not.
+/// The last inode of a transaction is fine, the first one is not: it is asked all the same.
 #[test]
 fn one_inode_that_fails_keeps_the_whole_commit_from_becoming_durable() {
     let list = CommitList::new();
-    let members: [Arc<dyn CommitInode>; 2] = [
-        Arc::new(Member(Err(FsError::NoSpace))),
-        Arc::new(Member(Ok(()))),
-    ];
+    let members =
+        [Err(FsError::NoSpace), Ok(())].map(|answer| Arc::new(Member(answer, AtomicU32::new(0))));
     for (ino, member) in members.iter().enumerate() {
-        list.add(ino as u64, member, FileRange::ALL);
+        let member = Arc::clone(member) as Arc<dyn CommitInode>;
+        list.add(ino as u64, &member, FileRange::ALL);
     }
     assert_eq!(list.submit(), Err(FsError::NoSpace));
     assert_eq!(list.finish(), Err(FsError::NoSpace));
+    let asked = members.map(|member| member.1.load(Ordering::Relaxed));
+    assert_eq!(asked, [2, 2]);
 }
 
 /// A write fails whose file has gone meanwhile: nobody can be told, and the writeback of its folio
