@@ -120,7 +120,10 @@ fn a_large_folio_is_not_shown_past_the_end_of_the_file() {
     assert_eq!(cache.find(page(0)).map(|folio| folio.pages()), Some(8));
     file.truncate(7 * PAGE).unwrap();
     let mapping = file.map(0..8, BOTH);
+    // The second fault shows what is around it.
     assert_eq!(load(&mapping, 0, 1), [1]);
+    assert_eq!(load(&mapping, PAGE, 1), [1]);
+    assert!(mapping.try_load(pos(6 * PAGE), &mut [0]), "shown alone");
     let beyond = mapping.load(pos(7 * PAGE), &mut [0]);
     assert_eq!(beyond, Err(FaultError::BeyondEnd { page: page(7) }));
 }
