@@ -503,6 +503,11 @@ impl<const A: bool> MapOps for TestFile<A> {
     }
 
     fn release_delalloc(&self, range: FileRange, _iomap: &Iomap) {
+        let bits = self.inode.block_bits();
+        assert!(
+            range.start().is_aligned(bits) && range.end().is_aligned(bits),
+            "a reservation of a part of a block: {range}"
+        );
         self.record(Hook::Release(range.to_string()));
         let mut state = self.state.lock();
         for n in self.numbers(range) {

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use iomap_core::mmap::Prot;
 use iomap_core::mmap::real::Mapping;
-use iomap_core::vfs::{Fallocate, IoFlags, OpenFile, Vfs};
+use iomap_core::mmap::{MapOptions, Prot};
+use iomap_core::vfs::{Fallocate, IoFlags, OpenFile, SetAttr, Vfs};
 
 use super::util::*;
 
@@ -47,6 +47,40 @@ fn stores_are_there_after_a_remount_also_in_inline_files_and_holes() {
         bed.remount();
         assert!(bed.content("big") == model, "blocks of {block_size}");
         assert_eq!(bed.content("small"), b"a morebytes");
+    }
+}
+
+/// Blocks smaller than a page: those past the end are in the page, and have no storage.
+#[test]
+fn what_was_stored_past_the_end_is_not_in_the_file_when_it_grows() {
+    for block_size in BLOCK_SIZES {
+        for grow in ["truncate", "write", "allocate"] {
+            let mut bed = Bed::with_blocks(32 << 20, block_size);
+            let file = bed.create("f");
+            write(&*file, 0, &[1; 5000]);
+            let mapping = super::util::map(&file, MapOptions::empty());
+            mapping.store(at(4990), &[2; 10]).unwrap();
+            mapping.store(at(5000), &[3; 3000]).unwrap();
+            match grow {
+                "truncate" => {
+                    let size = SetAttr {
+                        size: Some(8000),
+                        ..SetAttr::default()
+                    };
+                    bed.fs.setattr(file.ino(), &size).unwrap();
+                }
+                "write" => write(&*file, 7999, &[0]),
+                _ => file.fallocate(Fallocate::Allocate, range(0, 8000)).unwrap(),
+            }
+            let wanted = [vec![1; 4990], vec![2; 10], vec![0; 3000]].concat();
+            assert!(bed.content("f") == wanted, "{block_size}, {grow}");
+            let mut shown = [9; 3000];
+            mapping.load(at(5000), &mut shown).unwrap();
+            assert!(shown == [0; 3000], "{block_size}, {grow}");
+            drop((mapping, file));
+            bed.remount();
+            assert!(bed.content("f") == wanted, "{block_size}, {grow}");
+        }
     }
 }
 
