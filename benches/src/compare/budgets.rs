@@ -173,13 +173,15 @@ const BUDGETS: &[Budget] = &[
         MANY,
         Faster("iomap-core", "raw io_uring"),
         0.97,
-    ),
+    )
+    .beside("raw, any thread"),
     row(
         "direct 4 KiB, 32 in flight: at most 1.15 x its processor time",
         MANY,
         Cpu("iomap-core", "raw io_uring"),
         1.15,
-    ),
+    )
+    .beside("raw, any thread"),
     row(
         "lookup: flat to 1 TiB",
         "growth/lookup",

@@ -133,6 +133,12 @@ fn group(id: String, shape: Shape) -> Group {
                 RawRing::new(file, depth, len(shape.size))
             })
         });
+        add("raw, any thread", Role::Floor, |bed, shape| {
+            let depth = u32::try_from(shape.depth).map_err(text)?;
+            raw(bed, shape, |file| {
+                RawRing::plain(file, depth, len(shape.size))
+            })
+        });
         add("iomap-core", Role::Ours, tickets);
         if way == Way::Read {
             add("tokio", Role::Ours, tokio_reads);
