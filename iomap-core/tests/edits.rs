@@ -525,6 +525,27 @@ fn an_earlier_error_does_not_fail_a_commit() {
     assert_eq!(finish_ordered(&*file, FileRange::ALL, since), Ok(()));
 }
 
+/// All that was written over, wherever it lies in the range of the transaction, and nothing else.
+#[test]
+fn every_page_of_ordered_data_is_written() {
+    let file: Arc<OrderB> = volume(12, Mode::Lazy).file(None);
+    let places = [0, 9, 40, 90].map(|n| n * PAGE as u64);
+    for byte in [1, 2] {
+        for at in places {
+            file.write(at, &[byte; PAGE]).unwrap();
+        }
+        if byte == 1 {
+            sync(&file).unwrap();
+        }
+    }
+    let range = FileRange::between(pos(0), pos(90 * PAGE));
+    let since = submit_ordered(&*file, range).unwrap();
+    assert_eq!(finish_ordered(&*file, range, since), Ok(()));
+    let disk = file.on_disk(91 * PAGE as u64);
+    let first = places.map(|at| disk[at as usize]);
+    assert_eq!(first, [2, 2, 2, 1], "rule J6");
+}
+
 /// Bytes that were written again while the older ones are on their way belong to the transaction.
 #[test]
 fn ordered_data_is_written_again_if_it_changed_on_its_way() {
