@@ -18,6 +18,12 @@ pub(super) const fn sets_access_time(flags: i32) -> bool {
     flags & libc::O_NOATIME == 0 && flags & libc::O_ACCMODE != libc::O_WRONLY
 }
 
+/// Whether a program opened a file with `flags`. The kernel itself opens files to ask for their flags,
+/// without `O_LARGEFILE`, which it adds to what programs of 64 bits say.
+const fn is_of_a_program(flags: i32) -> bool {
+    flags != libc::O_RDONLY
+}
+
 /// Whether the access time is to be set by a read at `now`.
 fn is_due(rule: AccessTimes, attr: &Attr, now: Timestamp) -> bool {
     let at = |time: Timestamp| (time.secs, time.nanos);
@@ -43,8 +49,8 @@ impl Shared {
     /// `ino` was opened. Where the kernel caches files nobody hears of most reads, so opening one for
     /// reading counts as a read there.
     pub(super) fn opened(&self, ino: Ino, flags: i32) {
-        let counts = self.cache == CachePolicy::Kernel && sets_access_time(flags);
-        if counts && self.accessed(ino) {
+        let counts = self.cache == CachePolicy::Kernel && is_of_a_program(flags);
+        if counts && sets_access_time(flags) && self.accessed(ino) {
             // It does not ask again after an open.
             self.attributes_changed(ino);
         }
