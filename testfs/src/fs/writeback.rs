@@ -162,7 +162,9 @@ impl TestInode {
     }
 
     /// Allocates blocks for a private copy of the start of `range`, which is shared: out of `room`,
-    /// or out of what is promised. They are the file's when they have been written (rule C9).
+    /// or out of what is promised. They are the file's when they have been written (rule C9). Nothing
+    /// if it is not shared any more and nobody promised a copy: then others store to it in place, and
+    /// a copy would lose what they store.
     pub(super) fn grant(&self, range: BlockRange, room: Option<&Reservation>) -> Result<()> {
         let granted = self.volume.update(Purpose::Must, |txn| {
             let map = self.mapping.write();
@@ -186,9 +188,17 @@ impl TestInode {
         range: BlockRange,
         room: Option<&Reservation>,
     ) -> Result<Option<(MapGuard<'m>, BlockRange, Grant)>> {
+        let extent = txn.view().extent_at(self.ino, range)?;
         let (range, from) = match (map.copy_at(range.start()), room) {
             (Some(Copy::Promised(run)), None) => (run.intersect(range), map.reservation()),
-            (None, Some(room)) => (range, Some(room)),
+            (None, Some(room)) => match map.place(extent, range.start()) {
+                Place::Mapped {
+                    range,
+                    shared: true,
+                    ..
+                } => (range, Some(room)),
+                _ => return Ok(None),
+            },
             _ => return Ok(None),
         };
         let from = from.ok_or(FsError::NoSpace)?;
@@ -243,5 +253,56 @@ impl TestInode {
         let mut map = self.mapping.write();
         drop(map.take_grants(blocks));
         self.invalidate_mappings(&map);
+    }
+}
+
+#[cfg(all(test, not(any(iomap_shuttle, iomap_loom))))]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use std::sync::Arc;
+
+    use iomap_core::device::MemoryDevice;
+    use iomap_core::vfs::{IoFlags, NewInode, OpenFile, OpenFlags, Special, Vfs};
+
+    use super::*;
+    use crate::format::{FileBlock, Ino};
+    use crate::fs::{MkfsOptions, MountOptions, TestFs};
+
+    fn create(fs: &Arc<TestFs>, name: &[u8]) -> Arc<dyn OpenFile> {
+        let new = NewInode {
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+        };
+        let made = fs.mknod(fs.root(), name, Special::Regular, &new).unwrap();
+        let both = OpenFlags::READ | OpenFlags::WRITE;
+        fs.open(made.ino, both).unwrap()
+    }
+
+    /// Two look at a shared block, and each wants a copy of it: a store to a mapping, and a write of
+    /// a DAX file. When one is done the block is the file's own, and may be stored to through page
+    /// tables: the other must not copy it away from under those stores.
+    #[test]
+    fn a_copy_is_granted_of_shared_blocks_only() {
+        let device = Arc::new(MemoryDevice::new(16 << 20));
+        TestFs::mkfs(device.clone(), &MkfsOptions::default()).unwrap();
+        let fs = TestFs::mount(device, MountOptions::default()).unwrap();
+        let (file, clone) = (create(&fs, b"file"), create(&fs, b"clone"));
+        let start = FilePos::ZERO;
+        file.write_at(start, &[1; 16384], IoFlags::empty()).unwrap();
+        let all = FileRange::at_most(start, 16384);
+        file.clone_range(all, &*clone, start).unwrap();
+        let inode = fs.table.peek(Ino::new(file.ino().0)).unwrap();
+        let first = BlockRange::at(FileBlock::new(0), 1);
+        let granted = || {
+            let room = inode.volume.reserve_some(1).unwrap();
+            inode.grant(first, Some(&room)).unwrap();
+            inode.mapping.read().granted_blocks()
+        };
+        assert_eq!(granted(), 1);
+        assert_eq!(granted(), 1, "one copy is enough");
+        let bytes = inode.bytes_of(first);
+        inode.written(bytes, start, false, true).unwrap();
+        assert_eq!(granted(), 0, "a copy of what is nobody else's");
     }
 }
