@@ -1,6 +1,7 @@
 //! A file system of independent files in memory: delayed allocation, unwritten blocks, conversion
 //! at the end of the I/O, a size on disk. Records every hook; checks that they balance.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -93,6 +94,11 @@ impl Volume {
         }
         file
     }
+}
+
+thread_local! {
+    /// Whether this thread held a folio when it last asked whether its mapping is valid.
+    static LOOKED_LOCKED: Cell<Option<bool>> = const { Cell::new(None) };
 }
 
 /// A hook that was called.
@@ -498,6 +504,7 @@ impl<const A: bool> MapOps for TestFile<A> {
     }
 
     fn is_valid(&self, iomap: &Iomap) -> bool {
+        LOOKED_LOCKED.set(Some(rank::is_held(Rank::Folio)));
         let mut state = self.state.lock();
         state.stale.next().is_none() && state.generation == iomap.validity.0
     }
@@ -548,6 +555,10 @@ impl<const A: bool> FolioOps for TestFile<A> {
     ) -> Result<Prepared> {
         assert_eq!(guard.0.is_some(), A, "the transaction is open");
         assert!(folio.is_locked());
+        // Scheduled threads are one to the standard library.
+        let change = req.op != FolioOp::Writeback && !cfg!(iomap_shuttle);
+        let early = change && LOOKED_LOCKED.take() == Some(false);
+        assert!(!early, "rule V1: validated before the folio was locked");
         let fault = match req.op {
             FolioOp::Writeback => self.state.lock().prepare_faults.next(),
             _ => self.state.lock().change_faults.next(),
