@@ -356,8 +356,8 @@ impl<B: DirectOps> File<B> {
         }
     }
 
-    /// Bytes into the cache, or into the file itself where it has none: direct I/O in flight is waited for first (rule B62), and what lies
-    /// between the old end and `pos` is made zero.
+    /// Bytes into the cache, or into the file itself where it has none: direct I/O in flight is waited
+    /// for first (rule B62), and what lies between the old end and `pos` is made zero.
     #[inline]
     fn write_cached(
         &self,

@@ -11,6 +11,8 @@
     reason = "shared with tests that use all of it"
 )]
 
+#[path = "common/alone.rs"]
+mod alone;
 #[path = "dax/file.rs"]
 #[allow(dead_code, reason = "shared with tests that use all of it")]
 mod file;
@@ -22,8 +24,8 @@ mod file;
 )]
 mod pmem;
 
+use alone::alone;
 use std::os::unix::process::ExitStatusExt;
-use std::process::ExitStatus;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -287,22 +289,6 @@ fn a_system_call_finds_what_was_faulted_in_and_fails_otherwise() {
 
 const SIGBUS: i32 = 7;
 const SIGSEGV: i32 = 11;
-const MARK: &str = "IOMAP_TEST_ALONE";
-
-/// Runs the test again in a process of its own, where it does `work`. `None`: this is that process.
-fn alone(test: &str, work: impl FnOnce()) -> Option<ExitStatus> {
-    if std::env::var_os(MARK).is_some() {
-        work();
-        return None;
-    }
-    let child = std::process::Command::new(std::env::current_exe().unwrap())
-        .args([test, "--exact"])
-        .env(MARK, "1")
-        .stdout(std::process::Stdio::null())
-        .stderr(std::process::Stdio::null())
-        .status();
-    Some(child.unwrap())
-}
 
 fn dies_of(signal: i32, test: &str, work: impl FnOnce()) {
     let status = alone(test, work);

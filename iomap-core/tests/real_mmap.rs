@@ -7,6 +7,8 @@
     reason = "shared with tests that use all of it"
 )]
 
+#[path = "common/alone.rs"]
+mod alone;
 #[path = "direct/device.rs"]
 #[allow(dead_code, reason = "shared with tests that use all of it")]
 mod device;
@@ -14,6 +16,7 @@ mod device;
 #[allow(dead_code, reason = "shared with tests that use all of it")]
 mod file;
 
+use alone::alone;
 use std::os::unix::process::ExitStatusExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -217,22 +220,6 @@ fn a_system_call_finds_memory_that_was_faulted_in() {
 /// Runs the test again in a process that is to die, and returns the signal it died of.
 fn signal_of(test: &str, dies: impl FnOnce()) -> Option<i32> {
     alone(test, dies).and_then(|status| status.signal())
-}
-
-/// Runs the test again in a process of its own, where it does `work`. `None`: this is that process.
-fn alone(test: &str, work: impl FnOnce()) -> Option<std::process::ExitStatus> {
-    const MARK: &str = "IOMAP_TEST_DIES";
-    if std::env::var_os(MARK).is_some() {
-        work();
-        return None;
-    }
-    let child = std::process::Command::new(std::env::current_exe().unwrap())
-        .args([test, "--exact"])
-        .env(MARK, "1")
-        .stdout(std::process::Stdio::null())
-        .stderr(std::process::Stdio::null())
-        .status();
-    Some(child.unwrap())
 }
 
 const SIGBUS: i32 = 7;

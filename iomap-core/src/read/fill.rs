@@ -176,6 +176,11 @@ fn create(
 }
 
 /// Starts reading the missing blocks of one locked folio. The lock goes with the read.
+///
+/// # Errors
+///
+/// Of the mapping, if it keeps some of the `needed` bytes from being read; what else cannot be mapped
+/// stays missing.
 pub(super) fn read_locked<B: MapOps + ?Sized>(
     backend: &B,
     folio: LockedFolio,
@@ -200,7 +205,8 @@ struct Piece {
     addr: DevAddr,
 }
 
-/// Plans, zeroes and submits. `folios` are adjacent and ascending.
+/// Plans, zeroes and submits. `folios` are adjacent and ascending. Returns how many bytes were mapped,
+/// and, if not all, from where on none were and why.
 fn start_reading<B: MapOps + ?Sized>(
     backend: &B,
     mut folios: Vec<LockedFolio>,

@@ -175,6 +175,16 @@ fn store(mapping: &Arc<SoftMapping>) -> std::sync::mpsc::Receiver<()> {
     receive
 }
 
+/// Fails unless the fault ends after `moving` is let go of, and not before.
+fn waits_until<T>(moving: T, stored: &std::sync::mpsc::Receiver<()>) {
+    for _ in 0..5000 {
+        thread::yield_now();
+    }
+    assert!(stored.try_recv().is_err(), "the fault did not wait");
+    drop(moving);
+    stored.recv_timeout(Duration::from_secs(20)).unwrap();
+}
+
 /// Blocks are moved with the invalidate lock held exclusively: until then no fault looks for one.
 #[test]
 fn a_fault_waits_for_who_moves_blocks() {
@@ -183,12 +193,7 @@ fn a_fault_waits_for_who_moves_blocks() {
     let mapping = Arc::new(file.map(MapOptions::empty()));
     let moving = file.inode().invalidate_lock().write();
     let stored = store(&mapping);
-    for _ in 0..5000 {
-        thread::yield_now();
-    }
-    assert!(stored.try_recv().is_err(), "the fault did not wait");
-    drop(moving);
-    stored.recv_timeout(Duration::from_secs(20)).unwrap();
+    waits_until(moving, &stored);
 }
 
 /// The same after the sync of a synchronous fault.
@@ -208,12 +213,7 @@ fn a_fault_that_has_synced_waits_for_who_moves_blocks() {
     has_synced.recv().unwrap();
     let moving = file.inode().invalidate_lock().write();
     go_on.send(()).unwrap();
-    for _ in 0..5000 {
-        thread::yield_now();
-    }
-    assert!(stored.try_recv().is_err(), "the fault did not wait");
-    drop(moving);
-    stored.recv_timeout(Duration::from_secs(20)).unwrap();
+    waits_until(moving, &stored);
 }
 
 /// As [`nobody_pins_a_page_after_the_search_without_a_fault`](super::layout), for the other file.
