@@ -164,7 +164,7 @@ impl TestInode {
     /// Allocates blocks for a private copy of the start of `range`, which is shared: out of `room`,
     /// or out of what is promised. They are the file's when they have been written (rule C9). Nothing
     /// if it is not shared any more and nobody promised a copy: then others store to it in place, and
-    /// a copy would lose what they store.
+    /// a copy would lose what they store. No further than to the next copy that is on its way.
     pub(super) fn grant(&self, range: BlockRange, room: Option<&Reservation>) -> Result<()> {
         let granted = self.volume.update(Purpose::Must, |txn| {
             let map = self.mapping.write();
@@ -188,17 +188,17 @@ impl TestInode {
         range: BlockRange,
         room: Option<&Reservation>,
     ) -> Result<Option<(MapGuard<'m>, BlockRange, Grant)>> {
-        let extent = txn.view().extent_at(self.ino, range)?;
         let (range, from) = match (map.copy_at(range.start()), room) {
             (Some(Copy::Promised(run)), None) => (run.intersect(range), map.reservation()),
-            (None, Some(room)) => match map.place(extent, range.start()) {
-                Place::Mapped {
-                    range,
-                    shared: true,
-                    ..
-                } => (range, Some(room)),
-                _ => return Ok(None),
-            },
+            (None, Some(room)) => {
+                let extent = txn.view().extent_at(self.ino, range)?;
+                let ExtentState::Mapped { shared: true, .. } = extent.state else {
+                    return Ok(None);
+                };
+                // Where others have a copy on its way, that one is made.
+                let end = map.next_copy(range.start()).min(extent.range.end());
+                (BlockRange::between(range.start(), end), Some(room))
+            }
             _ => return Ok(None),
         };
         let from = from.ok_or(FsError::NoSpace)?;
@@ -266,6 +266,7 @@ mod tests {
 
     use super::*;
     use crate::format::{FileBlock, Ino};
+    use crate::fs::table::InodeRef;
     use crate::fs::{MkfsOptions, MountOptions, TestFs};
 
     fn create(fs: &Arc<TestFs>, name: &[u8]) -> Arc<dyn OpenFile> {
@@ -279,11 +280,10 @@ mod tests {
         fs.open(made.ino, both).unwrap()
     }
 
-    /// Two look at a shared block, and each wants a copy of it: a store to a mapping, and a write of
-    /// a DAX file. When one is done the block is the file's own, and may be stored to through page
-    /// tables: the other must not copy it away from under those stores.
-    #[test]
-    fn a_copy_is_granted_of_shared_blocks_only() {
+    type Files = [Arc<dyn OpenFile>; 2];
+
+    /// A file of four blocks that a clone has too.
+    fn shared_file() -> (Arc<TestFs>, InodeRef, Files) {
         let device = Arc::new(MemoryDevice::new(16 << 20));
         TestFs::mkfs(device.clone(), &MkfsOptions::default()).unwrap();
         let fs = TestFs::mount(device, MountOptions::default()).unwrap();
@@ -293,6 +293,15 @@ mod tests {
         let all = FileRange::at_most(start, 16384);
         file.clone_range(all, &*clone, start).unwrap();
         let inode = fs.table.peek(Ino::new(file.ino().0)).unwrap();
+        (fs, inode, [file, clone])
+    }
+
+    /// Two look at a shared block, and each wants a copy of it: a store to a mapping, and a write of
+    /// a DAX file. When one is done the block is the file's own, and may be stored to through page
+    /// tables: the other must not copy it away from under those stores.
+    #[test]
+    fn a_copy_is_granted_of_shared_blocks_only() {
+        let (_fs, inode, _files) = shared_file();
         let first = BlockRange::at(FileBlock::new(0), 1);
         let granted = || {
             let room = inode.volume.reserve_some(1).unwrap();
@@ -302,7 +311,23 @@ mod tests {
         assert_eq!(granted(), 1);
         assert_eq!(granted(), 1, "one copy is enough");
         let bytes = inode.bytes_of(first);
-        inode.written(bytes, start, false, true).unwrap();
+        inode.written(bytes, FilePos::ZERO, false, true).unwrap();
         assert_eq!(granted(), 0, "a copy of what is nobody else's");
+    }
+
+    /// One makes a copy in the middle of what another wants: two for a block, and the second would be
+    /// made of the first.
+    #[test]
+    fn a_block_has_one_copy_on_its_way() {
+        let (_fs, inode, _files) = shared_file();
+        let grant = |from, blocks| {
+            let room = inode.volume.reserve(blocks).unwrap();
+            let range = BlockRange::at(FileBlock::new(from), blocks);
+            inode.grant(range, Some(&room)).unwrap();
+            inode.mapping.read().granted_blocks()
+        };
+        assert_eq!(grant(1, 1), 1);
+        assert_eq!(grant(0, 4), 2);
+        assert_eq!(grant(2, 2), 4);
     }
 }
