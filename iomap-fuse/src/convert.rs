@@ -2,41 +2,36 @@
 //!
 //! Owns types, times, device numbers, errors and flags of calls. Pure functions.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use iomap_core::vfs::{Attr, Fallocate, FileType, IoFlags, OpenFlags, SetAttr, Special, Timestamp};
 
-use fuser::{FileAttr, INodeNo, TimeOrNow};
-use iomap_core::error::Errno;
-use iomap_core::vfs::{Attr, Fallocate, FileType, Ino, IoFlags, OpenFlags, Special, Timestamp};
+use crate::wire::{self, NodeId, SetAttrFlags, SetattrIn};
 
-/// An errno for the wire.
-pub(crate) fn errno(errno: Errno) -> fuser::Errno {
-    fuser::Errno::from_i32(errno.raw_os_error())
-}
-
-pub(crate) const fn file_type(kind: FileType) -> fuser::FileType {
+/// The bits of a mode that say what an inode is.
+pub(crate) const fn type_bits(kind: FileType) -> u32 {
     match kind {
-        FileType::Regular => fuser::FileType::RegularFile,
-        FileType::Directory => fuser::FileType::Directory,
-        FileType::Symlink => fuser::FileType::Symlink,
-        FileType::Fifo => fuser::FileType::NamedPipe,
-        FileType::Socket => fuser::FileType::Socket,
-        FileType::CharDevice => fuser::FileType::CharDevice,
-        FileType::BlockDevice => fuser::FileType::BlockDevice,
+        FileType::Regular => libc::S_IFREG,
+        FileType::Directory => libc::S_IFDIR,
+        FileType::Symlink => libc::S_IFLNK,
+        FileType::Fifo => libc::S_IFIFO,
+        FileType::Socket => libc::S_IFSOCK,
+        FileType::CharDevice => libc::S_IFCHR,
+        FileType::BlockDevice => libc::S_IFBLK,
     }
 }
 
 /// What `stat` tells of the inode the kernel calls `node`.
-pub(crate) fn attr(node: INodeNo, attr: &Attr) -> FileAttr {
-    FileAttr {
-        ino: node,
+pub(crate) fn attr(node: NodeId, attr: &Attr) -> wire::Attr {
+    wire::Attr {
+        ino: node.0,
         size: attr.size,
         blocks: attr.blocks,
-        atime: system_time(attr.atime),
-        mtime: system_time(attr.mtime),
-        ctime: system_time(attr.ctime),
-        crtime: system_time(attr.btime),
-        kind: file_type(attr.kind),
-        perm: attr.mode & 0o7777,
+        atime: attr.atime.secs.cast_unsigned(),
+        mtime: attr.mtime.secs.cast_unsigned(),
+        ctime: attr.ctime.secs.cast_unsigned(),
+        atimensec: attr.atime.nanos,
+        mtimensec: attr.mtime.nanos,
+        ctimensec: attr.ctime.nanos,
+        mode: type_bits(attr.kind) | u32::from(attr.mode & 0o7777),
         nlink: attr.nlink,
         uid: attr.uid,
         gid: attr.gid,
@@ -46,72 +41,40 @@ pub(crate) fn attr(node: INodeNo, attr: &Attr) -> FileAttr {
     }
 }
 
-/// A reply that says that a name does not exist.
-pub(crate) fn nobody() -> FileAttr {
-    FileAttr {
-        ino: INodeNo(0),
-        size: 0,
-        blocks: 0,
-        atime: UNIX_EPOCH,
-        mtime: UNIX_EPOCH,
-        ctime: UNIX_EPOCH,
-        crtime: UNIX_EPOCH,
-        kind: fuser::FileType::RegularFile,
-        perm: 0,
-        nlink: 0,
-        uid: 0,
-        gid: 0,
-        rdev: 0,
-        blksize: 0,
-        flags: 0,
-    }
-}
-
-/// What a directory tells of `.` and `..`.
-pub(crate) fn bare(ino: Ino, kind: FileType) -> FileAttr {
-    FileAttr {
-        ino: INodeNo(ino.0),
-        kind: file_type(kind),
-        ..nobody()
-    }
-}
-
-fn system_time(at: Timestamp) -> SystemTime {
-    let whole = Duration::from_secs(at.secs.unsigned_abs());
-    let time = if at.secs < 0 {
-        UNIX_EPOCH.checked_sub(whole)
-    } else {
-        UNIX_EPOCH.checked_add(whole)
-    };
-    time.and_then(|time| time.checked_add(Duration::from_nanos(at.nanos.into())))
-        .unwrap_or(UNIX_EPOCH)
-}
-
-/// A time that came with a request.
-///
-/// fuser takes seconds and nanoseconds of a time before 1970 as if both counted backwards
-/// (`time.rs`, `system_time_from_time`), so they are taken apart the same way here.
-pub(crate) fn timestamp(at: SystemTime) -> Timestamp {
-    match at.duration_since(UNIX_EPOCH) {
-        Ok(since) => Timestamp {
-            secs: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
-            nanos: since.subsec_nanos(),
-        },
-        Err(before) => {
-            let before = before.duration();
-            Timestamp {
-                secs: 0_i64.saturating_sub_unsigned(before.as_secs()),
-                nanos: before.subsec_nanos(),
-            }
+/// What a `SETATTR` sets.
+pub(crate) fn set_attr(head: &SetattrIn) -> SetAttr {
+    let valid = SetAttrFlags::from_bits_retain(head.valid);
+    let time = |given, now, secs: u64, nanos| {
+        if valid.contains(now) {
+            return Some(Timestamp::now());
         }
-    }
-}
-
-/// A time of `utimensat`.
-pub(crate) fn time_or_now(at: TimeOrNow) -> Timestamp {
-    match at {
-        TimeOrNow::SpecificTime(at) => timestamp(at),
-        TimeOrNow::Now => Timestamp::now(),
+        let secs = secs.cast_signed();
+        valid.contains(given).then_some(Timestamp { secs, nanos })
+    };
+    // A time that is set by the clock has both its flags.
+    SetAttr {
+        mode: valid
+            .contains(SetAttrFlags::MODE)
+            .then_some(permissions(head.mode)),
+        uid: valid.contains(SetAttrFlags::UID).then_some(head.uid),
+        gid: valid.contains(SetAttrFlags::GID).then_some(head.gid),
+        size: valid.contains(SetAttrFlags::SIZE).then_some(head.size),
+        atime: time(
+            SetAttrFlags::ATIME,
+            SetAttrFlags::ATIME_NOW,
+            head.atime,
+            head.atimensec,
+        ),
+        mtime: time(
+            SetAttrFlags::MTIME,
+            SetAttrFlags::MTIME_NOW,
+            head.mtime,
+            head.mtimensec,
+        ),
+        ctime: valid.contains(SetAttrFlags::CTIME).then_some(Timestamp {
+            secs: head.ctime.cast_signed(),
+            nanos: head.ctimensec,
+        }),
     }
 }
 
@@ -208,23 +171,49 @@ mod tests {
         }
     }
 
+    fn set(valid: SetAttrFlags) -> SetAttr {
+        set_attr(&SetattrIn {
+            valid: valid.bits(),
+            padding: 0,
+            fh: 0,
+            size: 4,
+            lock_owner: 0,
+            atime: (-1_i64).cast_unsigned(),
+            mtime: 2,
+            ctime: 3,
+            atimensec: 999_999_999,
+            mtimensec: 6,
+            ctimensec: 7,
+            mode: libc::S_IFREG | 0o4755,
+            unused4: 0,
+            uid: 8,
+            gid: 9,
+            unused5: 0,
+        })
+    }
+
     #[test]
-    fn times_keep_their_nanoseconds_on_both_sides_of_1970() {
-        for secs in [i64::MIN, -1, 0, 1, 1 << 40] {
-            for nanos in [0, 1, 999_999_999] {
-                let at = Timestamp { secs, nanos };
-                let since = system_time(at);
-                let (whole, rest) = match since.duration_since(UNIX_EPOCH) {
-                    Ok(d) => (i128::from(d.as_secs()), i128::from(d.subsec_nanos())),
-                    Err(e) => (
-                        -i128::from(e.duration().as_secs()),
-                        -i128::from(e.duration().subsec_nanos()),
-                    ),
-                };
-                let total = whole * 1_000_000_000 + rest;
-                assert_eq!(total, i128::from(secs) * 1_000_000_000 + i128::from(nanos));
-            }
-        }
+    fn only_what_is_valid_is_set() {
+        assert_eq!(set(SetAttrFlags::empty()), SetAttr::default());
+        let all = set(SetAttrFlags::all() - SetAttrFlags::ATIME_NOW - SetAttrFlags::MTIME_NOW);
+        assert_eq!((all.mode, all.size), (Some(0o4755), Some(4)));
+        assert_eq!((all.uid, all.gid), (Some(8), Some(9)));
+        // Before 1970 nanoseconds still count forward.
+        let before = Timestamp {
+            secs: -1,
+            nanos: 999_999_999,
+        };
+        assert_eq!(all.atime, Some(before));
+        assert_eq!(all.mtime, Some(Timestamp { secs: 2, nanos: 6 }));
+        assert_eq!(all.ctime, Some(Timestamp { secs: 3, nanos: 7 }));
+    }
+
+    #[test]
+    fn the_clock_sets_a_time_whatever_else_is_said() {
+        let start = Timestamp::now().secs;
+        let touched = set(SetAttrFlags::MTIME | SetAttrFlags::MTIME_NOW);
+        assert!(touched.mtime.is_some_and(|at| at.secs >= start));
+        assert_eq!(touched.atime, None);
     }
 
     #[test]

@@ -4,11 +4,12 @@
 
 use std::sync::Arc;
 
-use fuser::FileHandle;
 use iomap_core::error::{Errno, Result};
 use iomap_core::vfs::OpenFile;
 use parking_lot::RwLock;
 use slab::Slab;
+
+use crate::wire::FileHandle;
 
 /// Open files.
 #[derive(Default)]

@@ -22,6 +22,9 @@
 //! | Who calls mount(2), and with what? | `mountpoint.rs` |
 //! | What can be chosen? | `options.rs` |
 //! | How far does the kernel read ahead? | `pages.rs` |
+//! | What do the two sides agree on, and who serves? | `session.rs` |
+//! | How do requests come and answers go? | `transport/` |
+//! | What do their bytes mean? | `wire/` |
 //! | Which request goes where? | `server.rs` |
 //! | What does the kernel know, and for how long? | `nodes.rs` |
 //! | Who reads and writes, and how? | `handles.rs`, `server/data.rs` |
@@ -51,6 +54,9 @@ mod nodes;
 mod options;
 mod pages;
 mod server;
+mod session;
+mod transport;
+mod wire;
 
 pub use mount::{Mount, MountError, mount};
 pub use mountpoint::remove_dead;

@@ -4,15 +4,12 @@
 //! not own the answers to requests ([`server`](crate::server)), nor mount(2) and its kin
 //! ([`mountpoint`](crate::mountpoint)).
 
-use std::ffi::OsStr;
 use std::fmt;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use fuser::{Notifier, Session};
 use iomap_core::error::{Errno, FsError};
 use iomap_core::units::FileRange;
 use iomap_core::vfs::{Ino, Vfs};
@@ -21,7 +18,9 @@ use parking_lot::{Condvar, Mutex};
 use crate::mountpoint::{Connection, Keeper, attach, detach, remove_dead};
 use crate::nodes::node_of;
 use crate::options::{CachePolicy, MountOptions};
-use crate::server::{Server, Shared, acl_are_kept};
+use crate::server::{Shared, acl_are_kept};
+use crate::session::Session;
+use crate::transport::Notifier;
 
 /// Why a file system could not be mounted, served or unmounted.
 #[derive(Debug, thiserror::Error)]
@@ -92,10 +91,8 @@ pub fn mount(fs: Arc<dyn Vfs>, dir: &Path, options: &MountOptions) -> Result<Mou
     }
     let root = fs.root();
     let shared = Arc::new(Shared::new(fs, options));
-    let server = Server::new(Arc::clone(&shared), options.clone());
     let Connection { device, keeper } = attach(&dir, options)?;
-    let (acl, config) = options.session();
-    let session = Session::from_fd(server, device, acl, config).map_err(|error| {
+    let session = Session::begin(&shared, device, options).map_err(|error| {
         // The connection is closed, so the mount is dead.
         clean_up(&dir);
         MountError::Refused {
@@ -136,7 +133,7 @@ pub fn mount(fs: Arc<dyn Vfs>, dir: &Path, options: &MountOptions) -> Result<Mou
 
 /// What the thread of a session works with.
 struct Serving {
-    session: Session<Server>,
+    session: Session,
     shared: Arc<Shared>,
     dir: PathBuf,
     keeper: Option<Keeper>,
@@ -301,8 +298,7 @@ impl Mount {
     ///
     /// What the kernel says; a name it does not know of is none.
     pub fn invalidate_name(&self, dir: Ino, name: &[u8]) -> io::Result<()> {
-        self.notifier
-            .inval_entry(node_of(self.root, dir), OsStr::from_bytes(name))
+        self.notifier.inval_entry(node_of(self.root, dir), name)
     }
 
     fn take_away(&self, lazily: bool) -> Result<(), MountError> {

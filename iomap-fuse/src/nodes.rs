@@ -9,10 +9,11 @@
 
 use std::collections::HashMap;
 
-use fuser::INodeNo;
 use iomap_core::error::Result;
 use iomap_core::vfs::{Held, Ino, Vfs};
 use parking_lot::Mutex;
+
+use crate::wire::NodeId;
 
 /// Shards of the table: lookups of several threads seldom meet.
 const SHARDS: usize = 16;
@@ -29,11 +30,11 @@ pub(crate) struct Nodes {
 }
 
 /// What the kernel calls `ino` where the root directory is `root`.
-pub(crate) fn node_of(root: Ino, ino: Ino) -> INodeNo {
+pub(crate) fn node_of(root: Ino, ino: Ino) -> NodeId {
     if ino == root {
-        INodeNo::ROOT
+        NodeId::ROOT
     } else {
-        INodeNo(ino.0)
+        NodeId(ino.0)
     }
 }
 
@@ -46,13 +47,13 @@ impl Nodes {
     }
 
     /// What the kernel calls the inode.
-    pub(crate) fn node(&self, ino: Ino) -> INodeNo {
+    pub(crate) fn node(&self, ino: Ino) -> NodeId {
         node_of(self.root, ino)
     }
 
     /// The inode the kernel calls so.
-    pub(crate) fn ino(&self, node: INodeNo) -> Ino {
-        if node == INodeNo::ROOT {
+    pub(crate) fn ino(&self, node: NodeId) -> Ino {
+        if node == NodeId::ROOT {
             self.root
         } else {
             Ino(node.0)
@@ -142,8 +143,8 @@ mod tests {
 
     #[test]
     fn the_root_is_one_to_the_kernel_whatever_its_number() {
-        assert_eq!(node_of(Ino(2), Ino(2)), INodeNo::ROOT);
-        assert_eq!(node_of(Ino(2), Ino(7)), INodeNo(7));
+        assert_eq!(node_of(Ino(2), Ino(2)), NodeId::ROOT);
+        assert_eq!(node_of(Ino(2), Ino(7)), NodeId(7));
     }
 
     #[test]
@@ -153,8 +154,8 @@ mod tests {
         nodes.remember(&*fs, fs.root()).unwrap();
         nodes.forget(fs.root(), 7);
         nodes.forget(Ino(99), 1);
-        assert_eq!(nodes.node(fs.root()), INodeNo::ROOT);
-        assert_eq!(nodes.ino(INodeNo::ROOT), fs.root());
+        assert_eq!(nodes.node(fs.root()), NodeId::ROOT);
+        assert_eq!(nodes.ino(NodeId::ROOT), fs.root());
         assert!(nodes.remember(&*fs, Ino(99)).is_err());
     }
 

@@ -3,7 +3,7 @@
 //! Owns the options and what they become in the words of FUSE. Does not own their names on a
 //! command line.
 
-use fuser::{Config, FopenFlags, InitFlags, SessionACL};
+use crate::wire::{FopenFlags, InitFlags};
 
 /// Whose cache holds the data of files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -23,24 +23,22 @@ impl CachePolicy {
     pub(crate) fn open_flags(self) -> FopenFlags {
         match self {
             Self::User => {
-                FopenFlags::FOPEN_DIRECT_IO
-                    | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES
-                    | FopenFlags::FOPEN_NOFLUSH
+                FopenFlags::DIRECT_IO | FopenFlags::PARALLEL_DIRECT_WRITES | FopenFlags::NOFLUSH
             }
-            Self::Kernel => FopenFlags::FOPEN_KEEP_CACHE,
+            Self::Kernel => FopenFlags::KEEP_CACHE,
         }
     }
 
     /// What is asked of the kernel, beside what every mount asks.
     fn capabilities(self) -> InitFlags {
         match self {
-            Self::User => InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP | InitFlags::FUSE_ASYNC_DIO,
-            // Without `FUSE_ASYNC_DIO`: a direct write that its caller does not wait for ends
+            Self::User => InitFlags::DIRECT_IO_ALLOW_MMAP | InitFlags::ASYNC_DIO,
+            // Without `ASYNC_DIO`: a direct write that its caller does not wait for ends
             // without dropping the pages that somebody read while it was under way.
             Self::Kernel => {
-                InitFlags::FUSE_WRITEBACK_CACHE
-                    | InitFlags::FUSE_EXPLICIT_INVAL_DATA
-                    | InitFlags::FUSE_HANDLE_KILLPRIV_V2
+                InitFlags::WRITEBACK_CACHE
+                    | InitFlags::EXPLICIT_INVAL_DATA
+                    | InitFlags::HANDLE_KILLPRIV_V2
             }
         }
     }
@@ -98,7 +96,11 @@ pub struct MountOptions {
     /// `fusermount3` stays behind and unmounts if this process dies (`auto_unmount`). Needs
     /// `allow_other`.
     pub auto_unmount: bool,
-    /// Threads that serve, each with a descriptor of its own; at least one.
+    /// Requests come through rings of `io_uring`, if the kernel offers them (`io_uring`): since Linux
+    /// 6.14, where root has set `/sys/module/fuse/parameters/enable_uring`. Otherwise they come by
+    /// `/dev/fuse`.
+    pub io_uring: bool,
+    /// Threads that serve `/dev/fuse`, each with a descriptor of its own; at least one.
     pub threads: usize,
     /// Bytes of the largest read or write request, 4 KiB to 16 MiB; the kernel's own limit
     /// (`fs.fuse.max_pages_limit`, 1 MiB by default) applies too.
@@ -125,6 +127,7 @@ impl Default for MountOptions {
             dir_access_times: true,
             acl: false,
             auto_unmount: false,
+            io_uring: true,
             threads: default_threads(),
             max_request: 1 << 20,
         }
@@ -137,31 +140,21 @@ fn default_threads() -> usize {
 }
 
 impl MountOptions {
-    /// Who may send requests, and the threads that serve them, in fuser's words.
-    pub(crate) fn session(&self) -> (SessionACL, Config) {
-        let acl = if self.allow_other {
-            SessionACL::All
-        } else {
-            SessionACL::Owner
-        };
-        let mut config = Config::default();
-        config.n_threads = Some(self.threads.max(1));
-        config.clone_fd = true;
-        (acl, config)
-    }
-
     /// What is asked of the kernel; what it does not know is left out.
     pub(crate) fn capabilities(&self) -> InitFlags {
-        InitFlags::FUSE_ATOMIC_O_TRUNC
-            | InitFlags::FUSE_EXPORT_SUPPORT
-            | InitFlags::FUSE_BIG_WRITES
-            | InitFlags::FUSE_HAS_IOCTL_DIR
-            | InitFlags::FUSE_DO_READDIRPLUS
-            | InitFlags::FUSE_READDIRPLUS_AUTO
-            | InitFlags::FUSE_PARALLEL_DIROPS
-            | InitFlags::FUSE_CACHE_SYMLINKS
+        InitFlags::ASYNC_READ
+            | InitFlags::ATOMIC_O_TRUNC
+            | InitFlags::EXPORT_SUPPORT
+            | InitFlags::BIG_WRITES
+            | InitFlags::HAS_IOCTL_DIR
+            | InitFlags::DO_READDIRPLUS
+            | InitFlags::READDIRPLUS_AUTO
+            | InitFlags::PARALLEL_DIROPS
+            | InitFlags::CACHE_SYMLINKS
+            | InitFlags::MAX_PAGES
+            | InitFlags::INIT_EXT
             // An abort can be told from an unmount.
-            | InitFlags::FUSE_ABORT_ERROR
+            | InitFlags::ABORT_ERROR
             | self.cache.capabilities()
     }
 }

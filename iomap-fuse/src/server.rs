@@ -1,7 +1,8 @@
 //! The requests of the kernel, one method each.
 //!
-//! Owns the list: which request goes to which body, and how its answer becomes a reply. The bodies
-//! stand in `server/`. Does not own what the kernel may cache: that is told in
+//! Owns the list: which request goes to which body, and how what it gives becomes an answer. The
+//! bodies stand in `server/`. Does not own how requests come and answers go
+//! ([`transport`](crate::transport)), nor what the kernel may cache: that is told in
 //! [`options`](crate::options) and by the times to live here.
 //!
 //! Nothing but this mount changes the file system, so what the kernel was told stays true until it
@@ -15,479 +16,367 @@ mod acl;
 mod attr;
 mod data;
 mod dir;
-mod init;
 mod ioctl;
 mod names;
 mod shared;
 mod xattr;
 
-use std::ffi::OsStr;
-use std::io;
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
 
-use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
-    IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
-};
-use iomap_core::error::Errno;
-use iomap_core::vfs::SetAttr;
+use iomap_core::error::{Errno, Result};
+use iomap_core::vfs::{Attr, Ino};
+use zerocopy::FromBytes;
 
 use crate::acl::is_acl;
 use crate::convert;
-use crate::options::MountOptions;
+use crate::wire::{
+    AttrOut, BatchForgetIn, CopyFileRangeIn, CopyFileRangeOut, CreateIn, EntryOut, FSYNC_FDATASYNC,
+    FallocateIn, FileHandle, FopenFlags, ForgetIn, ForgetOne, FsyncIn, GetxattrIn, IoctlIn,
+    IoctlOut, LinkIn, LseekIn, LseekOut, MkdirIn, MknodIn, NodeId, Opcode, OpenIn, OpenOut, ReadIn,
+    ReleaseIn, Rename2In, RenameIn, Reply, Request, SetattrIn, SetxattrIn, StatfsOut, WriteFlags,
+    WriteIn, WriteOut,
+};
 
 pub(crate) use acl::are_kept as acl_are_kept;
 pub(crate) use shared::Shared;
-use shared::{TTL, fail, new_inode, reply_attr, reply_empty, reply_entry};
+use shared::{TTL, new_inode};
 
 /// The request handlers.
 pub(crate) struct Server {
     shared: Arc<Shared>,
-    options: MountOptions,
 }
 
 impl Server {
-    pub(crate) const fn new(shared: Arc<Shared>, options: MountOptions) -> Self {
-        Self { shared, options }
+    pub(crate) const fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
     }
-}
 
-impl Filesystem for Server {
-    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        init::agree(&self.options, &self.shared, config);
+    /// Does what `request` asks for, and puts the answer into `reply`. An error is the answer in its
+    /// place; `reply` counts for nothing then.
+    ///
+    /// # Errors
+    ///
+    /// What the caller is told.
+    pub(crate) fn answer(&self, request: &Request<'_>, reply: &mut Reply<'_>) -> Result<()> {
+        let Some(opcode) = request.opcode() else {
+            return Err(Errno::NOSYS.into());
+        };
+        match opcode {
+            Opcode::Lookup => self.lookup(request, reply),
+            Opcode::Forget => self.forget(request),
+            Opcode::BatchForget => self.batch_forget(request),
+            Opcode::Getattr => self.getattr(request, reply),
+            Opcode::Setattr => self.setattr(request, reply),
+            Opcode::Readlink => self.readlink(request, reply),
+            Opcode::Symlink => self.symlink(request, reply),
+            Opcode::Mknod => self.mknod(request, reply),
+            Opcode::Mkdir => self.mkdir(request, reply),
+            Opcode::Unlink => self.shared.fs().unlink(self.ino(request), request.name()?),
+            Opcode::Rmdir => self.shared.fs().rmdir(self.ino(request), request.name()?),
+            Opcode::Rename => {
+                let head: RenameIn = request.head()?;
+                self.rename(request, head.newdir, 0)
+            }
+            Opcode::Rename2 => {
+                let head: Rename2In = request.head()?;
+                self.rename(request, head.newdir, head.flags)
+            }
+            Opcode::Link => self.link(request, reply),
+            Opcode::Open => self.open(request, reply),
+            Opcode::Create => self.create(request, reply),
+            Opcode::Read => self.read(request, reply),
+            Opcode::Write => self.write(request, reply),
+            Opcode::Statfs => self.statfs(reply),
+            Opcode::Release => self.release(request),
+            Opcode::Fsync => self.fsync(request),
+            Opcode::Fsyncdir => self.fsyncdir(request),
+            Opcode::Setxattr => self.setxattr(request),
+            Opcode::Getxattr => self.getxattr(request, reply),
+            Opcode::Listxattr => self.listxattr(request, reply),
+            Opcode::Removexattr => self.shared.removexattr(self.ino(request), request.name()?),
+            Opcode::Opendir => opendir(request, reply),
+            Opcode::Releasedir | Opcode::Destroy => Ok(()),
+            Opcode::Readdir => self.readdir(request, reply),
+            Opcode::Readdirplus => self.readdirplus(request, reply),
+            Opcode::Ioctl => self.ioctl(request, reply),
+            Opcode::Fallocate => self.fallocate(request),
+            Opcode::Lseek => self.lseek(request, reply),
+            Opcode::CopyFileRange | Opcode::CopyFileRange64 => {
+                self.copy_file_range(opcode, request, reply)
+            }
+        }
+    }
+
+    /// The inode a request is about.
+    fn ino(&self, request: &Request<'_>) -> Ino {
+        self.shared.ino(request.node())
+    }
+
+    fn lookup(&self, request: &Request<'_>, reply: &mut Reply<'_>) -> Result<()> {
+        let shared = &*self.shared;
+        match shared.lookup(self.ino(request), request.name()?) {
+            // An answer too: the kernel may keep it.
+            Err(error) if error.errno() == Errno::NOENT => reply.put(&EntryOut {
+                entry_valid: TTL,
+                ..EntryOut::default()
+            }),
+            result => self.put_entry(&result?, reply),
+        }
+    }
+
+    /// Answers with what tells the kernel of an inode.
+    fn put_entry(&self, attr: &Attr, reply: &mut Reply<'_>) -> Result<()> {
+        reply.put(&self.shared.entry(attr)?)
+    }
+
+    fn put_attr(&self, attr: &Attr, reply: &mut Reply<'_>) -> Result<()> {
+        reply.put(&AttrOut {
+            attr_valid: TTL,
+            attr_valid_nsec: 0,
+            dummy: 0,
+            attr: self.shared.file_attr(attr),
+        })
+    }
+
+    fn forget(&self, request: &Request<'_>) -> Result<()> {
+        let head: ForgetIn = request.head()?;
+        self.shared.nodes.forget(self.ino(request), head.nlookup);
         Ok(())
     }
 
-    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let shared = &*self.shared;
-        match shared.lookup(shared.ino(parent), name.as_bytes()) {
-            // An answer too: the kernel may keep it.
-            Err(error) if error.errno() == Errno::NOENT => {
-                reply.entry(&TTL, &convert::nobody(), Generation(0));
-            }
-            result => reply_entry(shared, result, reply),
+    fn batch_forget(&self, request: &Request<'_>) -> Result<()> {
+        let head: BatchForgetIn = request.head()?;
+        let mut rest = request.payload();
+        for _ in 0..head.count {
+            let (one, after) = ForgetOne::read_from_prefix(rest).map_err(|_| Errno::INVAL)?;
+            let ino = self.shared.ino(NodeId(one.nodeid));
+            self.shared.nodes.forget(ino, one.nlookup);
+            rest = after;
         }
+        Ok(())
     }
 
-    fn forget(&self, _req: &Request, node: INodeNo, count: u64) {
-        self.shared.nodes.forget(self.shared.ino(node), count);
+    fn getattr(&self, request: &Request<'_>, reply: &mut Reply<'_>) -> Result<()> {
+        self.put_attr(&self.shared.getattr(self.ino(request))?, reply)
     }
 
-    fn getattr(&self, _req: &Request, node: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        reply_attr(
-            &self.shared,
-            self.shared.getattr(self.shared.ino(node)),
-            reply,
-        );
+    fn setattr(&self, request: &Request<'_>, reply: &mut Reply<'_>) -> Result<()> {
+        let set = convert::set_attr(&request.head::<SetattrIn>()?);
+        self.put_attr(&self.shared.setattr(self.ino(request), &set)?, reply)
     }
 
-    fn setattr(
-        &self,
-        _req: &Request,
-        node: INodeNo,
-        mode: Option<u32>,
-        uid: Option<u32>,
-        gid: Option<u32>,
-        size: Option<u64>,
-        atime: Option<TimeOrNow>,
-        mtime: Option<TimeOrNow>,
-        ctime: Option<SystemTime>,
-        _fh: Option<FileHandle>,
-        _crtime: Option<SystemTime>,
-        _chgtime: Option<SystemTime>,
-        _bkuptime: Option<SystemTime>,
-        _flags: Option<BsdFileFlags>,
-        reply: ReplyAttr,
-    ) {
-        let set = SetAttr {
-            mode: mode.map(convert::permissions),
-            uid,
-            gid,
-            size,
-            atime: atime.map(convert::time_or_now),
-            mtime: mtime.map(convert::time_or_now),
-            ctime: ctime.map(convert::timestamp),
-        };
-        let result = self.shared.setattr(self.shared.ino(node), &set);
-        reply_attr(&self.shared, result, reply);
+    fn readlink(&self, request: &Request<'_>, reply: &mut Reply<'_>) -> Result<()> {
+        let target = self.shared.fs().readlink(self.ino(request))?;
+        self.shared.accessed(self.ino(request));
+        reply.put(&target[..])
     }
 
-    fn readlink(&self, _req: &Request, node: INodeNo, reply: ReplyData) {
-        match self.shared.fs().readlink(self.shared.ino(node)) {
-            Ok(target) => {
-                self.shared.accessed(self.shared.ino(node));
-                reply.data(&target);
-            }
-            Err(error) => reply.error(fail(&error)),
+    fn symlink(&self, request: &Request<'_>, reply: &mut Reply<'_>) -> Result<()> {
+        let (name, target) = request.names()?;
+        let new = new_inode(request.caller(), 0o777);
+        let made = self
+            .shared
+            .fs()
+            .symlink(self.ino(request), name, target, &new)?;
+        self.put_entry(&made, reply)
+    }
+
+    fn mknod(&self, request: &Request<'_>, reply: &mut Reply<'_>) -> Result<()> {
+        let head: MknodIn = request.head()?;
+        let (dir, name) = (self.ino(request), request.name()?);
+        let fresh = self
+            .shared
+            .fresh(request.caller(), dir, head.mode, head.umask)?;
+        let made = self
+            .shared
+            .mknod(dir, name, (head.mode, head.rdev), &fresh)?;
+        self.put_entry(&made, reply)
+    }
+
+    fn mkdir(&self, request: &Request<'_>, reply: &mut Reply<'_>) -> Result<()> {
+        let head: MkdirIn = request.head()?;
+        let (dir, name) = (self.ino(request), request.name()?);
+        let fresh = self
+            .shared
+            .fresh(request.caller(), dir, head.mode, head.umask)?;
+        self.put_entry(&self.shared.mkdir(dir, name, &fresh)?, reply)
+    }
+
+    fn rename(&self, request: &Request<'_>, newdir: u64, flags: u32) -> Result<()> {
+        let (name, newname) = request.names()?;
+        let from = (self.ino(request), name);
+        let to = (self.shared.ino(NodeId(newdir)), newname);
+        self.shared.rename(from, to, flags)
+    }
+
+    fn link(&self, request: &Request<'_>, reply: &mut Reply<'_>) -> Result<()> {
+        let head: LinkIn = request.head()?;
+        let shared = &*self.shared;
+        let ino = shared.ino(NodeId(head.oldnodeid));
+        let made = shared.fs().link(ino, self.ino(request), request.name()?)?;
+        self.put_entry(&made, reply)
+    }
+
+    fn open(&self, request: &Request<'_>, reply: &mut Reply<'_>) -> Result<()> {
+        let head: OpenIn = request.head()?;
+        let (shared, flags) = (&*self.shared, head.flags.cast_signed());
+        let handle = shared.open(self.ino(request), flags)?;
+        shared.opened(self.ino(request), flags);
+        reply.put(&opened(handle, shared.open_flags(handle)))
+    }
+
+    fn create(&self, request: &Request<'_>, reply: &mut Reply<'_>) -> Result<()> {
+        let head: CreateIn = request.head()?;
+        let shared = &*self.shared;
+        let (dir, name) = (self.ino(request), request.name()?);
+        let fresh = shared.fresh(request.caller(), dir, head.mode, head.umask)?;
+        let (entry, handle) = shared.create(dir, name, &fresh, head.flags.cast_signed())?;
+        reply.put(&entry)?;
+        reply.put(&opened(handle, shared.cache.open_flags()))
+    }
+
+    fn read(&self, request: &Request<'_>, reply: &mut Reply<'_>) -> Result<()> {
+        let head: ReadIn = request.head()?;
+        let (fh, flags) = (FileHandle(head.fh), head.flags.cast_signed());
+        reply.fill(head.size, |room| {
+            self.shared.read(fh, head.offset, room, flags)
+        })
+    }
+
+    fn write(&self, request: &Request<'_>, reply: &mut Reply<'_>) -> Result<()> {
+        let head: WriteIn = request.head()?;
+        let data = request.data(head.size)?;
+        let how = WriteFlags::from_bits_retain(head.write_flags);
+        let (fh, flags) = (FileHandle(head.fh), head.flags.cast_signed());
+        let size = self.shared.write(fh, head.offset, data, how, flags)?;
+        reply.put(&WriteOut { size, padding: 0 })
+    }
+
+    fn statfs(&self, reply: &mut Reply<'_>) -> Result<()> {
+        let found = self.shared.fs().statfs()?;
+        reply.put(&StatfsOut {
+            blocks: found.blocks,
+            bfree: found.blocks_free,
+            bavail: found.blocks_available,
+            files: found.files,
+            ffree: found.files_free,
+            bsize: found.block_size,
+            namelen: found.name_max,
+            frsize: found.block_size,
+            ..StatfsOut::default()
+        })
+    }
+
+    fn release(&self, request: &Request<'_>) -> Result<()> {
+        let head: ReleaseIn = request.head()?;
+        drop(self.shared.handles.remove(FileHandle(head.fh)));
+        Ok(())
+    }
+
+    fn fsync(&self, request: &Request<'_>) -> Result<()> {
+        let head: FsyncIn = request.head()?;
+        let file = self.shared.handles.get(FileHandle(head.fh))?;
+        file.fsync(head.fsync_flags & FSYNC_FDATASYNC != 0)
+    }
+
+    fn fsyncdir(&self, request: &Request<'_>) -> Result<()> {
+        let head: FsyncIn = request.head()?;
+        let data_only = head.fsync_flags & FSYNC_FDATASYNC != 0;
+        self.shared.fs().fsync_inode(self.ino(request), data_only)
+    }
+
+    fn setxattr(&self, request: &Request<'_>) -> Result<()> {
+        let head: SetxattrIn = request.head()?;
+        let (name, rest) = request.name_and_rest()?;
+        let value = rest.get(..head.size as usize).ok_or(Errno::INVAL)?;
+        let ino = self.ino(request);
+        if is_acl(name) {
+            return self.shared.set_acl(request.caller(), ino, name, value);
         }
-    }
-
-    fn mknod(
-        &self,
-        req: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        mode: u32,
-        umask: u32,
-        rdev: u32,
-        reply: ReplyEntry,
-    ) {
-        let shared = &*self.shared;
-        let dir = shared.ino(parent);
-        let fresh = shared.fresh(req, dir, mode, umask);
-        let made = fresh.and_then(|fresh| shared.mknod(dir, name.as_bytes(), (mode, rdev), &fresh));
-        reply_entry(shared, made, reply);
-    }
-
-    fn mkdir(
-        &self,
-        req: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        mode: u32,
-        umask: u32,
-        reply: ReplyEntry,
-    ) {
-        let shared = &*self.shared;
-        let dir = shared.ino(parent);
-        let fresh = shared.fresh(req, dir, mode, umask);
-        let made = fresh.and_then(|fresh| shared.mkdir(dir, name.as_bytes(), &fresh));
-        reply_entry(shared, made, reply);
-    }
-
-    fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let dir = self.shared.ino(parent);
-        reply_empty(self.shared.fs().unlink(dir, name.as_bytes()), reply);
-    }
-
-    fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let dir = self.shared.ino(parent);
-        reply_empty(self.shared.fs().rmdir(dir, name.as_bytes()), reply);
-    }
-
-    fn symlink(
-        &self,
-        req: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        target: &Path,
-        reply: ReplyEntry,
-    ) {
-        let shared = &*self.shared;
-        let (dir, target) = (shared.ino(parent), target.as_os_str().as_bytes());
-        let new = new_inode(req, 0o777);
-        let made = shared.fs().symlink(dir, name.as_bytes(), target, &new);
-        reply_entry(shared, made, reply);
-    }
-
-    fn rename(
-        &self,
-        _req: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        newparent: INodeNo,
-        newname: &OsStr,
-        flags: RenameFlags,
-        reply: ReplyEmpty,
-    ) {
-        let shared = &*self.shared;
-        let from = (shared.ino(parent), name.as_bytes());
-        let to = (shared.ino(newparent), newname.as_bytes());
-        reply_empty(shared.rename(from, to, flags), reply);
-    }
-
-    fn link(
-        &self,
-        _req: &Request,
-        node: INodeNo,
-        newparent: INodeNo,
-        newname: &OsStr,
-        reply: ReplyEntry,
-    ) {
-        let shared = &*self.shared;
-        let dir = shared.ino(newparent);
-        let made = shared.fs().link(shared.ino(node), dir, newname.as_bytes());
-        reply_entry(shared, made, reply);
-    }
-
-    fn open(&self, _req: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let shared = &*self.shared;
-        match shared.open(shared.ino(node), flags.0) {
-            Ok(handle) => {
-                shared.opened(shared.ino(node), flags.0);
-                reply.opened(handle, shared.open_flags(handle));
-            }
-            Err(error) => reply.error(fail(&error)),
-        }
-    }
-
-    fn create(
-        &self,
-        req: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        mode: u32,
-        umask: u32,
-        flags: i32,
-        reply: ReplyCreate,
-    ) {
-        let shared = &*self.shared;
-        let dir = shared.ino(parent);
-        let fresh = shared.fresh(req, dir, mode, umask);
-        let made = fresh.and_then(|fresh| shared.create(dir, name.as_bytes(), &fresh, flags));
-        match made {
-            Ok((attr, generation, handle)) => {
-                reply.created(&TTL, &attr, generation, handle, shared.cache.open_flags());
-            }
-            Err(error) => reply.error(fail(&error)),
-        }
-    }
-
-    fn read(
-        &self,
-        _req: &Request,
-        _node: INodeNo,
-        fh: FileHandle,
-        offset: u64,
-        size: u32,
-        flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
-        reply: ReplyData,
-    ) {
         self.shared
-            .read(fh, offset, size, flags.0, |result| match result {
-                Ok(data) => reply.data(data),
-                Err(error) => reply.error(fail(&error)),
-            });
+            .setxattr(ino, name, value, head.flags.cast_signed())
     }
 
-    fn write(
-        &self,
-        _req: &Request,
-        _node: INodeNo,
-        fh: FileHandle,
-        offset: u64,
-        data: &[u8],
-        write_flags: WriteFlags,
-        flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
-        reply: ReplyWrite,
-    ) {
-        match self.shared.write(fh, offset, data, write_flags, flags.0) {
-            Ok(written) => reply.written(written),
-            Err(error) => reply.error(fail(&error)),
-        }
+    fn getxattr(&self, request: &Request<'_>, reply: &mut Reply<'_>) -> Result<()> {
+        let head: GetxattrIn = request.head()?;
+        let value = self.shared.getxattr(self.ino(request), request.name()?)?;
+        xattr::put(&value, head.size, reply)
     }
 
-    fn flush(
-        &self,
-        _req: &Request,
-        _node: INodeNo,
-        _fh: FileHandle,
-        _lock_owner: LockOwner,
-        reply: ReplyEmpty,
-    ) {
-        // A close promises nothing; errors of writeback are kept for fsync. Told so once, the kernel
-        // does not ask again.
-        reply.error(fuser::Errno::ENOSYS);
+    fn listxattr(&self, request: &Request<'_>, reply: &mut Reply<'_>) -> Result<()> {
+        let head: GetxattrIn = request.head()?;
+        let names = self.shared.listxattr(self.ino(request))?;
+        xattr::put(&names, head.size, reply)
     }
 
-    fn release(
-        &self,
-        _req: &Request,
-        _node: INodeNo,
-        fh: FileHandle,
-        _flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
-        _flush: bool,
-        reply: ReplyEmpty,
-    ) {
-        drop(self.shared.handles.remove(fh));
-        reply.ok();
+    fn readdir(&self, request: &Request<'_>, reply: &mut Reply<'_>) -> Result<()> {
+        let head: ReadIn = request.head()?;
+        let mut entries = reply.directory(head.size);
+        self.shared
+            .readdir(self.ino(request), head.offset, &mut entries)
     }
 
-    fn fsync(
-        &self,
-        _req: &Request,
-        _node: INodeNo,
-        fh: FileHandle,
-        datasync: bool,
-        reply: ReplyEmpty,
-    ) {
-        let file = self.shared.handles.get(fh);
-        reply_empty(file.and_then(|file| file.fsync(datasync)), reply);
+    fn readdirplus(&self, request: &Request<'_>, reply: &mut Reply<'_>) -> Result<()> {
+        let head: ReadIn = request.head()?;
+        let mut entries = reply.directory(head.size);
+        self.shared
+            .readdirplus(self.ino(request), head.offset, &mut entries)
     }
 
-    fn readdir(
-        &self,
-        _req: &Request,
-        node: INodeNo,
-        _fh: FileHandle,
-        offset: u64,
-        mut reply: ReplyDirectory,
-    ) {
-        match self
-            .shared
-            .readdir(self.shared.ino(node), offset, &mut reply)
-        {
-            Ok(()) => reply.ok(),
-            Err(error) => reply.error(fail(&error)),
-        }
+    fn ioctl(&self, request: &Request<'_>, reply: &mut Reply<'_>) -> Result<()> {
+        let head: IoctlIn = request.head()?;
+        let data = request.data(head.in_size)?;
+        let answer = self.shared.ioctl(self.ino(request), head.cmd, data)?;
+        reply.put(&IoctlOut::default())?;
+        reply.put(&answer[..])
     }
 
-    fn readdirplus(
-        &self,
-        _req: &Request,
-        node: INodeNo,
-        _fh: FileHandle,
-        offset: u64,
-        mut reply: ReplyDirectoryPlus,
-    ) {
-        match self
-            .shared
-            .readdirplus(self.shared.ino(node), offset, &mut reply)
-        {
-            Ok(()) => reply.ok(),
-            Err(error) => reply.error(fail(&error)),
-        }
+    fn fallocate(&self, request: &Request<'_>) -> Result<()> {
+        let head: FallocateIn = request.head()?;
+        let range = (head.offset, head.length);
+        let (fh, mode) = (FileHandle(head.fh), head.mode.cast_signed());
+        self.shared.fallocate(fh, range, mode, request.caller())
     }
 
-    fn fsyncdir(
-        &self,
-        _req: &Request,
-        node: INodeNo,
-        _fh: FileHandle,
-        datasync: bool,
-        reply: ReplyEmpty,
-    ) {
-        let dir = self.shared.ino(node);
-        reply_empty(self.shared.fs().fsync_inode(dir, datasync), reply);
-    }
-
-    fn opendir(&self, _req: &Request, _node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        // A position in a directory is a cookie that stays good, so there is nothing to remember.
-        reply.opened(FileHandle(0), FopenFlags::empty());
-    }
-
-    fn statfs(&self, _req: &Request, _node: INodeNo, reply: ReplyStatfs) {
-        match self.shared.fs().statfs() {
-            Ok(s) => reply.statfs(
-                s.blocks,
-                s.blocks_free,
-                s.blocks_available,
-                s.files,
-                s.files_free,
-                s.block_size,
-                s.name_max,
-                s.block_size,
-            ),
-            Err(error) => reply.error(fail(&error)),
-        }
-    }
-
-    fn setxattr(
-        &self,
-        req: &Request,
-        node: INodeNo,
-        name: &OsStr,
-        value: &[u8],
-        flags: i32,
-        _position: u32,
-        reply: ReplyEmpty,
-    ) {
-        let (ino, name) = (self.shared.ino(node), name.as_bytes());
-        let set = if is_acl(name) {
-            self.shared.set_acl(req, ino, name, value)
-        } else {
-            self.shared.setxattr(ino, name, value, flags)
-        };
-        reply_empty(set, reply);
-    }
-
-    fn getxattr(&self, _req: &Request, node: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        let ino = self.shared.ino(node);
-        xattr::reply(self.shared.getxattr(ino, name.as_bytes()), size, reply);
-    }
-
-    fn listxattr(&self, _req: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
-        xattr::reply(self.shared.listxattr(self.shared.ino(node)), size, reply);
-    }
-
-    fn removexattr(&self, _req: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let ino = self.shared.ino(node);
-        reply_empty(self.shared.removexattr(ino, name.as_bytes()), reply);
-    }
-
-    fn fallocate(
-        &self,
-        req: &Request,
-        _node: INodeNo,
-        fh: FileHandle,
-        offset: u64,
-        length: u64,
-        mode: i32,
-        reply: ReplyEmpty,
-    ) {
-        let (range, caller) = ((offset, length), (req.uid(), req.gid()));
-        reply_empty(self.shared.fallocate(fh, range, mode, caller), reply);
-    }
-
-    fn ioctl(
-        &self,
-        _req: &Request,
-        node: INodeNo,
-        _fh: FileHandle,
-        _flags: IoctlFlags,
-        cmd: u32,
-        in_data: &[u8],
-        _out_size: u32,
-        reply: ReplyIoctl,
-    ) {
-        match self.shared.ioctl(self.shared.ino(node), cmd, in_data) {
-            Ok(answer) => reply.ioctl(0, &answer),
-            Err(error) => reply.error(fail(&error)),
-        }
-    }
-
-    fn lseek(
-        &self,
-        _req: &Request,
-        _node: INodeNo,
-        fh: FileHandle,
-        offset: i64,
-        whence: i32,
-        reply: ReplyLseek,
-    ) {
-        match self.shared.lseek(fh, offset, whence) {
-            Ok(found) => reply.offset(found),
-            Err(errno) => reply.error(convert::errno(errno)),
-        }
+    fn lseek(&self, request: &Request<'_>, reply: &mut Reply<'_>) -> Result<()> {
+        let head: LseekIn = request.head()?;
+        let (fh, whence) = (FileHandle(head.fh), head.whence.cast_signed());
+        let offset = self.shared.lseek(fh, head.offset, whence)?;
+        reply.put(&LseekOut { offset })
     }
 
     fn copy_file_range(
         &self,
-        _req: &Request,
-        _node_in: INodeNo,
-        fh_in: FileHandle,
-        offset_in: u64,
-        _node_out: INodeNo,
-        fh_out: FileHandle,
-        offset_out: u64,
-        len: u64,
-        _flags: CopyFileRangeFlags,
-        reply: ReplyWrite,
-    ) {
-        match self
-            .shared
-            .copy_range((fh_in, offset_in), (fh_out, offset_out), len)
-        {
-            Ok(copied) => reply.written(copied),
-            Err(error) => reply.error(fail(&error)),
+        opcode: Opcode,
+        request: &Request<'_>,
+        reply: &mut Reply<'_>,
+    ) -> Result<()> {
+        let head: CopyFileRangeIn = request.head()?;
+        let from = (FileHandle(head.fh_in), head.off_in);
+        let to = (FileHandle(head.fh_out), head.off_out);
+        let copied = self.shared.copy_range(from, to, head.len)?;
+        if opcode == Opcode::CopyFileRange64 {
+            return reply.put(&CopyFileRangeOut {
+                bytes_copied: copied.into(),
+            });
         }
+        reply.put(&WriteOut {
+            size: copied,
+            padding: 0,
+        })
+    }
+}
+
+fn opendir(request: &Request<'_>, reply: &mut Reply<'_>) -> Result<()> {
+    let _: OpenIn = request.head()?;
+    // A position in a directory is a cookie that stays good, so there is nothing to remember.
+    reply.put(&opened(FileHandle(0), FopenFlags::empty()))
+}
+
+const fn opened(handle: FileHandle, flags: FopenFlags) -> OpenOut {
+    OpenOut {
+        fh: handle.0,
+        open_flags: flags.bits(),
+        backing_id: 0,
     }
 }

@@ -4,13 +4,13 @@
 //! default list inherits it. The kernel enforces them. Without the option `acl` none is kept, told of
 //! or enforced.
 
-use fuser::Request;
 use iomap_core::error::{Errno, FsError, Result};
 use iomap_core::vfs::{Attr, FileType, Ino, NewInode, SetAttr, Vfs, XattrMode};
 
 use super::Shared;
 use super::shared::new_inode;
 use crate::acl::{ACCESS, Acl, DEFAULT, is_acl};
+use crate::wire::Caller;
 
 /// Set-group-id.
 const S_ISGID: u16 = 0o2000;
@@ -51,23 +51,23 @@ impl Shared {
 
     /// What is made in `dir`. With lists the kernel leaves the umask to us, since a default list takes
     /// its place; without, it has applied it.
-    pub(super) fn fresh(&self, req: &Request, dir: Ino, mode: u32, umask: u32) -> Result<Fresh> {
+    pub(super) fn fresh(&self, caller: Caller, dir: Ino, mode: u32, umask: u32) -> Result<Fresh> {
         if !self.acl() {
             return Ok(Fresh {
-                new: new_inode(req, mode),
+                new: new_inode(caller, mode),
                 access: None,
                 default: None,
             });
         }
         let Some(default) = self.list(dir, DEFAULT)? else {
             return Ok(Fresh {
-                new: new_inode(req, mode & !umask),
+                new: new_inode(caller, mode & !umask),
                 access: None,
                 default: None,
             });
         };
         let mut access = Acl::read(&default)?;
-        let mut new = new_inode(req, mode);
+        let mut new = new_inode(caller, mode);
         access.restrict(new.mode);
         new.mode = (new.mode & !PERMISSIONS) | access.mode();
         Ok(Fresh {
@@ -94,7 +94,13 @@ impl Shared {
     }
 
     /// Sets a list, and the mode to what it says.
-    pub(super) fn set_acl(&self, req: &Request, ino: Ino, name: &[u8], value: &[u8]) -> Result<()> {
+    pub(super) fn set_acl(
+        &self,
+        caller: Caller,
+        ino: Ino,
+        name: &[u8],
+        value: &[u8],
+    ) -> Result<()> {
         self.check_acl(name)?;
         let acl = Acl::read(value)?;
         if name == DEFAULT {
@@ -105,7 +111,7 @@ impl Shared {
         }
         let before = self.fs().getattr(ino)?;
         let mut mode = (before.mode & !PERMISSIONS) | acl.mode();
-        if req.uid() != 0 && req.gid() != before.gid {
+        if caller.uid != 0 && caller.gid != before.gid {
             // As after chmod. Further groups of the caller are not known here.
             mode &= !S_ISGID;
         }

@@ -4,7 +4,6 @@
 //! the flags the open file has at the time of the call. What the kernel writes back from its cache
 //! promises nothing.
 
-use fuser::{FileHandle, WriteFlags};
 use iomap_core::error::{Errno, FsError, Result};
 use iomap_core::seek::Whence;
 use iomap_core::units::{FilePos, FileRange};
@@ -15,6 +14,7 @@ use super::access::sets_access_time;
 use crate::buffer::with_buffer;
 use crate::convert;
 use crate::options::CachePolicy;
+use crate::wire::{Caller, FileHandle, WriteFlags};
 
 /// The most one `copy_file_range` copies before it answers, so that it can be interrupted between.
 const COPY_MAX: u64 = 256 << 20;
@@ -33,28 +33,24 @@ fn position(offset: u64) -> Result<FilePos> {
 }
 
 impl Shared {
-    /// Calls `done` with the bytes read.
+    /// Reads into `buffer`, which is aligned as direct I/O wants it.
     pub(super) fn read(
         &self,
         fh: FileHandle,
         offset: u64,
-        size: u32,
+        buffer: &mut [u8],
         flags: i32,
-        done: impl FnOnce(Result<&[u8]>),
-    ) {
-        with_buffer(size as usize, |buffer| {
-            let read = self.handles.get(fh).and_then(|file| {
-                let how = convert::io_flags(flags) & IoFlags::DIRECT;
-                let read = file.read_at(position(offset)?, buffer, how)?;
-                if sets_access_time(flags) {
-                    self.accessed(file.ino());
-                }
-                Ok(read)
-            });
-            done(read.map(|len| &buffer[..len]));
-        });
+    ) -> Result<usize> {
+        let file = self.handles.get(fh)?;
+        let how = convert::io_flags(flags) & IoFlags::DIRECT;
+        let read = file.read_at(position(offset)?, buffer, how)?;
+        if sets_access_time(flags) {
+            self.accessed(file.ino());
+        }
+        Ok(read)
     }
 
+    /// Writes `data`, which is aligned as direct I/O wants it.
     pub(super) fn write(
         &self,
         fh: FileHandle,
@@ -65,26 +61,18 @@ impl Shared {
     ) -> Result<u32> {
         let file = self.handles.get(fh)?;
         let pos = position(offset)?;
-        let flags = if how.contains(WriteFlags::FUSE_WRITE_CACHE) {
+        let flags = if how.contains(WriteFlags::CACHE) {
             IoFlags::empty()
         } else {
             convert::io_flags(flags)
         };
         // The kernel leaves set-id bits to the write, and does not look at the mode after it.
-        let drops_set_id = how.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID)
+        let drops_set_id = how.contains(WriteFlags::KILL_SUIDGID)
             && self
                 .fs()
                 .getattr(file.ino())
                 .is_ok_and(|attr| attr.mode & SET_ID != 0);
-        let written = if flags.contains(IoFlags::DIRECT) {
-            // What comes from the kernel stands behind its header, aligned to nothing.
-            with_buffer(data.len(), |buffer| {
-                buffer.copy_from_slice(data);
-                file.write_at(pos, buffer, flags)
-            })?
-        } else {
-            file.write_at(pos, data, flags)?
-        };
+        let written = file.write_at(pos, data, flags)?;
         if drops_set_id {
             self.attributes_changed(file.ino());
         }
@@ -92,13 +80,12 @@ impl Shared {
         Ok(written as u32)
     }
 
-    /// `caller`: user and group.
     pub(super) fn fallocate(
         &self,
         fh: FileHandle,
         range: (u64, u64),
         mode: i32,
-        caller: (u32, u32),
+        caller: Caller,
     ) -> Result<()> {
         let mode = convert::fallocate_mode(mode).ok_or(FsError::Unsupported("fallocate mode"))?;
         let range = FileRange::at(position(range.0)?, range.1).ok_or(FsError::TooBig)?;
@@ -112,14 +99,14 @@ impl Shared {
     /// keeps them, whoever is of the file's group a set-group-id bit without group execution. The
     /// kernel does not look at the mode after `fallocate`, and the file system does not know who
     /// asks. Further groups of the caller are not known here: the bit may go where it could stay.
-    fn settle_set_id(&self, before: &Attr, (uid, gid): (u32, u32)) -> Result<()> {
+    fn settle_set_id(&self, before: &Attr, caller: Caller) -> Result<()> {
         if before.mode & SET_ID == 0 {
             return Ok(());
         }
         let idle = before.mode & (S_ISGID | S_IXGRP) == S_ISGID;
-        let keeps = match uid {
+        let keeps = match caller.uid {
             0 => SET_ID,
-            _ if idle && gid == before.gid => S_ISGID,
+            _ if idle && caller.gid == before.gid => S_ISGID,
             _ => 0,
         };
         let mode = before.mode & (0o777 | S_ISVTX | keeps);
@@ -136,21 +123,19 @@ impl Shared {
 
     /// Where data or a hole is. With a kernel that writes back only it knows what is data, and it
     /// asks without writing first: told `ENOSYS` once, it answers itself, with no holes.
-    pub(super) fn lseek(&self, fh: FileHandle, offset: i64, whence: i32) -> Result<i64, Errno> {
+    pub(super) fn lseek(&self, fh: FileHandle, offset: u64, whence: i32) -> Result<u64> {
         if self.cache == CachePolicy::Kernel {
-            return Err(Errno::NOSYS);
+            return Err(Errno::NOSYS.into());
         }
         let whence = match whence {
             libc::SEEK_DATA => Whence::Data,
             libc::SEEK_HOLE => Whence::Hole,
             // Everything else the kernel does by itself.
-            _ => return Err(Errno::INVAL),
+            _ => return Err(Errno::INVAL.into()),
         };
-        let pos = u64::try_from(offset).map_err(|_| Errno::NXIO)?;
-        let pos = FilePos::new(pos).ok_or(Errno::NXIO)?;
-        let file = self.handles.get(fh).map_err(|error| error.errno())?;
-        let found = file.seek(pos, whence).map_err(|error| error.errno())?;
-        i64::try_from(found.bytes()).map_err(|_| Errno::OVERFLOW)
+        let pos = FilePos::new(offset).ok_or(Errno::NXIO)?;
+        let found = self.handles.get(fh)?.seek(pos, whence);
+        Ok(found.map_err(|error| error.errno())?.bytes())
     }
 
     /// Copies up to `len` bytes. Whole blocks share their storage where the file system can.

@@ -1,64 +1,54 @@
 //! Reading directories. A position is a cookie of the file system and stays good while entries come
 //! and go, so no directory is remembered between requests.
 
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
-
-use fuser::{Generation, INodeNo, ReplyDirectory, ReplyDirectoryPlus};
 use iomap_core::error::Result;
 use iomap_core::vfs::{DirEntry, Ino};
 
 use super::Shared;
-use super::shared::TTL;
 use crate::convert;
+use crate::wire::{Directory, EntryOut};
 
 impl Shared {
-    pub(super) fn readdir(&self, dir: Ino, from: u64, reply: &mut ReplyDirectory) -> Result<()> {
-        self.fs().readdir(dir, from, &mut |entry| {
-            let name = OsStr::from_bytes(&entry.name);
-            let kind = convert::file_type(entry.kind);
-            !reply.add(INodeNo(entry.ino.0), entry.cookie, kind, name)
-        })?;
+    pub(super) fn readdir(&self, dir: Ino, from: u64, to: &mut Directory<'_>) -> Result<()> {
+        self.fs()
+            .readdir(dir, from, &mut |entry| self.add(None, entry, to))?;
         self.dir_accessed(dir);
         Ok(())
     }
 
     /// As [`Shared::readdir`], with a lookup of every entry but `.` and `..`.
-    pub(super) fn readdirplus(
-        &self,
-        dir: Ino,
-        from: u64,
-        reply: &mut ReplyDirectoryPlus,
-    ) -> Result<()> {
+    pub(super) fn readdirplus(&self, dir: Ino, from: u64, to: &mut Directory<'_>) -> Result<()> {
         self.fs().readdir(dir, from, &mut |entry| {
             if entry.name == b"." || entry.name == b".." {
-                let attr = convert::bare(entry.ino, entry.kind);
-                let name = OsStr::from_bytes(&entry.name);
-                return !reply.add(attr.ino, entry.cookie, name, &TTL, &attr, Generation(0));
+                return self.add(Some(&EntryOut::default()), entry, to);
             }
-            self.add_entry(entry, reply)
+            self.add_told(entry, to)
         })?;
         self.dir_accessed(dir);
         Ok(())
     }
 
-    /// Adds an entry. Returns whether there was room.
-    fn add_entry(&self, entry: &DirEntry, reply: &mut ReplyDirectoryPlus) -> bool {
-        let name = OsStr::from_bytes(&entry.name);
+    /// Adds an entry with what tells the kernel of its inode. Returns whether there was room.
+    fn add_told(&self, entry: &DirEntry, to: &mut Directory<'_>) -> bool {
         let told = self
             .fs()
             .getattr(entry.ino)
             .and_then(|attr| self.entry(&attr));
-        let Ok((attr, generation)) = told else {
+        let Ok(told) = told else {
             // It is gone, or cannot be read: its name alone, and whoever looks it up is told why.
-            let attr = convert::bare(entry.ino, entry.kind);
-            return !reply.add(INodeNo(0), entry.cookie, name, &TTL, &attr, Generation(0));
+            return self.add(Some(&EntryOut::default()), entry, to);
         };
-        let full = reply.add(attr.ino, entry.cookie, name, &TTL, &attr, generation);
-        if full {
+        let added = self.add(Some(&told), entry, to);
+        if !added {
             // Not told after all.
             self.nodes.forget(entry.ino, 1);
         }
-        !full
+        added
+    }
+
+    fn add(&self, told: Option<&EntryOut>, entry: &DirEntry, to: &mut Directory<'_>) -> bool {
+        let node = self.nodes.node(entry.ino);
+        let kind = convert::type_bits(entry.kind) >> 12;
+        to.add(told, (node.0, entry.cookie, kind), &entry.name)
     }
 }

@@ -1,12 +1,12 @@
 //! Names: looking them up, making, moving and opening what they name.
 
-use fuser::{FileAttr, FileHandle, Generation, RenameFlags};
 use iomap_core::error::{Errno, FsError, Result};
 use iomap_core::vfs::{Attr, Ino, RenameMode};
 
 use super::Shared;
 use super::acl::Fresh;
 use crate::convert;
+use crate::wire::{EntryOut, FileHandle};
 
 impl Shared {
     pub(super) fn lookup(&self, dir: Ino, name: &[u8]) -> Result<Attr> {
@@ -45,20 +45,12 @@ impl Shared {
         }
     }
 
-    pub(super) fn rename(
-        &self,
-        from: (Ino, &[u8]),
-        to: (Ino, &[u8]),
-        flags: RenameFlags,
-    ) -> Result<()> {
-        let mode = if flags.is_empty() {
-            RenameMode::Replace
-        } else if flags == RenameFlags::RENAME_NOREPLACE {
-            RenameMode::NoReplace
-        } else if flags == RenameFlags::RENAME_EXCHANGE {
-            RenameMode::Exchange
-        } else {
-            return Err(FsError::Invalid("flags of rename"));
+    pub(super) fn rename(&self, from: (Ino, &[u8]), to: (Ino, &[u8]), flags: u32) -> Result<()> {
+        let mode = match flags {
+            0 => RenameMode::Replace,
+            libc::RENAME_NOREPLACE => RenameMode::NoReplace,
+            libc::RENAME_EXCHANGE => RenameMode::Exchange,
+            _ => return Err(FsError::Invalid("flags of rename")),
         };
         self.fs().rename(from.0, from.1, to.0, to.1, mode)
     }
@@ -75,7 +67,7 @@ impl Shared {
         name: &[u8],
         fresh: &Fresh,
         flags: i32,
-    ) -> Result<(FileAttr, Generation, FileHandle)> {
+    ) -> Result<(EntryOut, FileHandle)> {
         let exclusive = flags & libc::O_EXCL != 0;
         let attr = match self.mknod(dir, name, (libc::S_IFREG, 0), fresh) {
             Err(error) if error.errno() == Errno::EXIST && !exclusive => {
@@ -85,7 +77,7 @@ impl Shared {
         };
         let handle = self.open(attr.ino, flags)?;
         match self.entry(&attr) {
-            Ok((attr, generation)) => Ok((attr, generation, handle)),
+            Ok(entry) => Ok((entry, handle)),
             Err(error) => {
                 self.handles.remove(handle);
                 Err(error)

@@ -1,12 +1,7 @@
-//! What all requests of a mount share, and how results become replies.
+//! What all requests of a mount share.
 
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
-use fuser::{
-    FileHandle, FopenFlags, Generation, INodeNo, Notifier, ReplyAttr, ReplyEmpty, ReplyEntry,
-    Request,
-};
 use iomap_core::error::Result;
 use iomap_core::vfs::{Attr, Ino, NewInode, Vfs};
 
@@ -14,9 +9,11 @@ use crate::convert;
 use crate::handles::Handles;
 use crate::nodes::Nodes;
 use crate::options::{AccessTimes, CachePolicy, MountOptions};
+use crate::transport::Notifier;
+use crate::wire::{self, Caller, EntryOut, FileHandle, FopenFlags, NodeId};
 
-/// How long the kernel may keep names and attributes.
-pub(super) const TTL: Duration = Duration::from_secs(3600);
+/// Seconds the kernel may keep names and attributes.
+pub(super) const TTL: u64 = 3600;
 
 /// What the serving threads and the mount share.
 pub(crate) struct Shared {
@@ -56,7 +53,7 @@ impl Shared {
     }
 
     /// From here on access control lists are kept.
-    pub(super) fn keep_acl(&self) {
+    pub(crate) fn keep_acl(&self) {
         let _ = self.acl.set(());
     }
 
@@ -89,56 +86,38 @@ impl Shared {
     /// What the kernel may do with an open file.
     pub(super) fn open_flags(&self, handle: FileHandle) -> FopenFlags {
         match self.handles.get(handle) {
-            Ok(file) if file.is_volatile() => FopenFlags::FOPEN_DIRECT_IO,
+            Ok(file) if file.is_volatile() => FopenFlags::DIRECT_IO,
             _ => self.cache.open_flags(),
         }
     }
 
-    pub(super) fn ino(&self, node: INodeNo) -> Ino {
+    pub(super) fn ino(&self, node: NodeId) -> Ino {
         self.nodes.ino(node)
     }
 
-    pub(super) fn file_attr(&self, attr: &Attr) -> fuser::FileAttr {
+    pub(super) fn file_attr(&self, attr: &Attr) -> wire::Attr {
         convert::attr(self.nodes.node(attr.ino), attr)
     }
 
-    /// The reply that tells the kernel of an inode, which is counted.
-    pub(super) fn entry(&self, attr: &Attr) -> Result<(fuser::FileAttr, Generation)> {
+    /// What tells the kernel of an inode, which is counted.
+    pub(super) fn entry(&self, attr: &Attr) -> Result<EntryOut> {
         self.nodes.remember(self.fs(), attr.ino)?;
-        Ok((self.file_attr(attr), Generation(attr.generation)))
+        Ok(EntryOut {
+            nodeid: self.nodes.node(attr.ino).0,
+            generation: attr.generation,
+            entry_valid: TTL,
+            attr_valid: TTL,
+            entry_valid_nsec: 0,
+            attr_valid_nsec: 0,
+            attr: self.file_attr(attr),
+        })
     }
 }
 
-pub(super) fn fail(error: &iomap_core::error::FsError) -> fuser::Errno {
-    convert::errno(error.errno())
-}
-
-/// Replies with what tells the kernel of an inode.
-pub(super) fn reply_entry(shared: &Shared, result: Result<Attr>, reply: ReplyEntry) {
-    match result.and_then(|attr| shared.entry(&attr)) {
-        Ok((attr, generation)) => reply.entry(&TTL, &attr, generation),
-        Err(error) => reply.error(fail(&error)),
-    }
-}
-
-pub(super) fn reply_empty(result: Result<()>, reply: ReplyEmpty) {
-    match result {
-        Ok(()) => reply.ok(),
-        Err(error) => reply.error(fail(&error)),
-    }
-}
-
-pub(super) fn new_inode(req: &Request, mode: u32) -> NewInode {
+pub(super) fn new_inode(caller: Caller, mode: u32) -> NewInode {
     NewInode {
         mode: convert::permissions(mode),
-        uid: req.uid(),
-        gid: req.gid(),
-    }
-}
-
-pub(super) fn reply_attr(shared: &Shared, result: Result<Attr>, reply: ReplyAttr) {
-    match result {
-        Ok(attr) => reply.attr(&TTL, &shared.file_attr(&attr)),
-        Err(error) => reply.error(fail(&error)),
+        uid: caller.uid,
+        gid: caller.gid,
     }
 }

@@ -1,23 +1,21 @@
 //! Extended attributes: the size probe, and what a list looks like.
 
-use fuser::ReplyXattr;
 use iomap_core::error::{Errno, Result};
 use iomap_core::vfs::{Ino, XattrMode};
 
 use super::Shared;
-use super::shared::fail;
-use crate::convert;
+use crate::wire::{GetxattrOut, Reply};
 
-/// Replies with `value`, or with its length if the caller asks how much room it takes (`room` is
-/// zero), or that the room is too small.
-pub(super) fn reply(value: Result<Vec<u8>>, room: u32, reply: ReplyXattr) {
-    match value {
-        Ok(value) => match u32::try_from(value.len()) {
-            Ok(len) if room == 0 => reply.size(len),
-            Ok(len) if len <= room => reply.data(&value),
-            _ => reply.error(convert::errno(Errno::RANGE)),
-        },
-        Err(error) => reply.error(fail(&error)),
+/// Answers with `value`, or with its length if the caller asks how much room it takes (`room` is zero).
+///
+/// # Errors
+///
+/// `ERANGE` if the room is too small.
+pub(super) fn put(value: &[u8], room: u32, reply: &mut Reply<'_>) -> Result<()> {
+    match u32::try_from(value.len()) {
+        Ok(size) if room == 0 => reply.put(&GetxattrOut { size, padding: 0 }),
+        Ok(len) if len <= room => reply.put(value),
+        _ => Err(Errno::RANGE.into()),
     }
 }
 

@@ -1,0 +1,214 @@
+//! A session with the kernel: its beginning, and the threads that serve it.
+//!
+//! Owns the first request, `INIT`, in which the two sides agree. Does not own how later ones come
+//! ([`transport`](crate::transport)), nor the mount point.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use zerocopy::{FromBytes, IntoBytes};
+
+use crate::options::{CachePolicy, MountOptions};
+use crate::server::{Server, Shared};
+use crate::transport::{Device, Notifier, Rings};
+use crate::wire::{
+    INIT, InHeader, InitFlags, InitIn, InitOut, MAJOR, MIN_READ_BUFFER, MINOR, OLDEST_MINOR,
+    OutHeader,
+};
+
+/// Requests that nobody waits for, such as reading ahead, that the kernel may have under way.
+const MAX_BACKGROUND: u16 = 64;
+
+type Thread = JoinHandle<io::Result<()>>;
+
+/// A connection on which the two sides have agreed.
+pub(crate) struct Session {
+    server: Arc<Server>,
+    device: Device,
+    /// Bytes of the longest data of a request or answer.
+    max_data: usize,
+    threads: usize,
+    /// The threads that serve rings, if the kernel offers them.
+    rings: Vec<Thread>,
+}
+
+impl Session {
+    /// Answers the first request that comes over `device`.
+    ///
+    /// # Errors
+    ///
+    /// What reading or writing the device gives; `Unsupported` if the kernel is too old;
+    /// `NotConnected` if the mount is gone already.
+    pub(crate) fn begin(
+        shared: &Arc<Shared>,
+        device: OwnedFd,
+        options: &MountOptions,
+    ) -> io::Result<Self> {
+        let device = Device::new(device);
+        let server = Arc::new(Server::new(Arc::clone(shared)));
+        let (unique, offer) = first_request(&device)?;
+        let mut answer = agree(&offer, options, shared);
+        let max_data = (usize::from(answer.max_pages) * page_size())
+            .max(answer.max_write as usize)
+            .max(MIN_READ_BUFFER);
+        let prepared = if offer.flags.contains(InitFlags::OVER_IO_URING) && options.io_uring {
+            prepare_rings(&server, max_data)
+        } else {
+            None
+        };
+        let mut flags = InitFlags::from_words(answer.flags, answer.flags2);
+        flags.set(InitFlags::OVER_IO_URING, prepared.is_some());
+        (answer.flags, answer.flags2) = flags.words();
+        let header = OutHeader {
+            len: (size_of::<OutHeader>() + size_of::<InitOut>()) as u32,
+            error: 0,
+            unique,
+        };
+        device.send(&header, &[answer.as_bytes()])?;
+        Ok(Self {
+            rings: prepared.map_or_else(Vec::new, |rings| rings.start(&device)),
+            server,
+            device,
+            max_data,
+            threads: options.threads.max(1),
+        })
+    }
+
+    /// What tells the kernel of changes.
+    pub(crate) fn notifier(&self) -> Notifier {
+        Notifier::new(self.device.clone())
+    }
+
+    /// Serves until the mount is gone.
+    ///
+    /// # Errors
+    ///
+    /// `ECONNABORTED` if the connection was taken away; why it could not be served.
+    pub(crate) fn run(self) -> io::Result<()> {
+        let mut threads = Vec::with_capacity(self.threads);
+        for index in 0..self.threads {
+            threads.push(self.spawn(index)?);
+        }
+        drop(self.device);
+        let mut first = Ok(());
+        for thread in threads {
+            first = first.and(join(thread));
+        }
+        for ring in self.rings {
+            // What it did not serve came by the device.
+            if let Err(error) = join(ring) {
+                tracing::warn!(target: "iomap_fuse", %error, "a ring ended early");
+            }
+        }
+        first
+    }
+
+    /// A thread with a descriptor of its own.
+    fn spawn(&self, index: usize) -> io::Result<Thread> {
+        let device = match index {
+            0 => self.device.clone(),
+            _ => self.device.another()?,
+        };
+        let (server, max_data) = (Arc::clone(&self.server), self.max_data);
+        std::thread::Builder::new()
+            .name(format!("fuse-{index}"))
+            .spawn(move || device.serve(&server, max_data))
+    }
+}
+
+fn join(thread: Thread) -> io::Result<()> {
+    let ended = thread.join();
+    ended.unwrap_or_else(|_| Err(io::Error::other("a serving thread panicked")))
+}
+
+fn page_size() -> usize {
+    rustix::param::page_size()
+}
+
+/// What the kernel offers.
+struct Offer {
+    max_readahead: u32,
+    flags: InitFlags,
+}
+
+/// The number of the first request and what it offers.
+fn first_request(device: &Device) -> io::Result<(u64, Offer)> {
+    let mut room = vec![0; MIN_READ_BUFFER];
+    let gone = || io::Error::from(io::ErrorKind::NotConnected);
+    let len = device.receive(&mut room)?.ok_or_else(gone)?;
+    let broken = || io::Error::new(io::ErrorKind::InvalidData, "the first request is not INIT");
+    let (header, rest) = InHeader::read_from_prefix(&room[..len]).map_err(|_| broken())?;
+    if header.opcode != INIT {
+        return Err(broken());
+    }
+    let (init, rest) = InitIn::read_from_prefix(rest).map_err(|_| broken())?;
+    if init.major != MAJOR || init.minor < OLDEST_MINOR {
+        let refused = OutHeader {
+            len: size_of::<OutHeader>() as u32,
+            error: -libc::EPROTO,
+            unique: header.unique,
+        };
+        device.send(&refused, &[])?;
+        return Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            format!(
+                "the kernel speaks version {}.{} of FUSE; {MAJOR}.{OLDEST_MINOR} is needed",
+                init.major, init.minor
+            ),
+        ));
+    }
+    let high = u32::read_from_prefix(rest).map_or(0, |(high, _)| high);
+    let offer = Offer {
+        max_readahead: init.max_readahead,
+        flags: InitFlags::from_words(init.flags, high),
+    };
+    Ok((header.unique, offer))
+}
+
+/// What is answered: all that the options need of what is offered. What this kernel does not know is
+/// done without.
+fn agree(offer: &Offer, options: &MountOptions, shared: &Shared) -> InitOut {
+    let mut flags = options.capabilities() & offer.flags;
+    if options.cache == CachePolicy::Kernel && !offer.flags.contains(InitFlags::WRITEBACK_CACHE) {
+        tracing::warn!(target: "iomap_fuse", "this kernel has no write-back cache for FUSE");
+    }
+    if options.acl {
+        let needed = InitFlags::POSIX_ACL | InitFlags::DONT_MASK;
+        if offer.flags.contains(needed) {
+            flags |= needed;
+            shared.keep_acl();
+        } else {
+            tracing::warn!(target: "iomap_fuse", "this kernel has no access control lists for FUSE");
+        }
+    }
+    let max_write = options.max_request.clamp(4096, 16 << 20);
+    let (low, high) = flags.words();
+    InitOut {
+        major: MAJOR,
+        minor: MINOR,
+        max_readahead: max_write.min(offer.max_readahead),
+        flags: low,
+        flags2: high,
+        max_background: MAX_BACKGROUND,
+        congestion_threshold: MAX_BACKGROUND / 4 * 3,
+        max_write,
+        // In nanoseconds.
+        time_gran: 1,
+        // At most 4096 of the smallest.
+        max_pages: max_write.div_ceil(page_size() as u32) as u16,
+        ..InitOut::default()
+    }
+}
+
+/// Rings, or `None` where they cannot be made.
+fn prepare_rings(server: &Arc<Server>, max_data: usize) -> Option<Rings> {
+    match Rings::prepare(server, max_data) {
+        Ok(rings) => Some(rings),
+        Err(error) => {
+            tracing::warn!(target: "iomap_fuse", %error, "requests come by /dev/fuse, not by rings");
+            None
+        }
+    }
+}
