@@ -4,7 +4,8 @@
 //! ```text
 //! serve_testfs IMAGE DIR [-o OPTION,...]     OPTION: cache=user|kernel, ro, size=BYTES, memory=BYTES,
 //!                                            threads=N, commit=SECONDS, private, nosuid, nodev,
-//!                                            noexec, noatime, relatime, strictatime, nodiratime, acl
+//!                                            noexec, noatime, relatime, strictatime, nodiratime, acl,
+//!                                            noio_uring
 //! ```
 //!
 //! A file that is missing or empty becomes a new file system of `size` bytes. Prints `live` when the
@@ -50,6 +51,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             ("strictatime", "") => mount.access_times = AccessTimes::Strict,
             ("nodiratime", "") => mount.dir_access_times = false,
             ("acl", "") => mount.acl = true,
+            ("noio_uring", "") => mount.io_uring = false,
             ("private", "") => mount.allow_other = false,
             ("size", value) => size = value.parse()?,
             ("memory", value) => mounted.cache_bytes = value.parse()?,

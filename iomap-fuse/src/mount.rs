@@ -102,6 +102,7 @@ pub fn mount(fs: Arc<dyn Vfs>, dir: &Path, options: &MountOptions) -> Result<Mou
     })?;
     let notifier = session.notifier();
     shared.set_notifier(notifier.clone());
+    let has_rings = session.has_rings();
     let ended = Arc::new(Ended::default());
     let serving = Serving {
         session,
@@ -126,6 +127,7 @@ pub fn mount(fs: Arc<dyn Vfs>, dir: &Path, options: &MountOptions) -> Result<Mou
         dir,
         notifier,
         root,
+        has_rings,
         ended,
         thread: Mutex::new(Some(thread)),
     })
@@ -228,6 +230,7 @@ pub struct Mount {
     notifier: Notifier,
     /// The number of the root directory, which the kernel calls 1.
     root: Ino,
+    has_rings: bool,
     ended: Arc<Ended>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -243,6 +246,12 @@ impl Mount {
     #[must_use]
     pub fn is_live(&self) -> bool {
         matches!(*self.ended.state.lock(), State::Serving)
+    }
+
+    /// Whether requests come through rings ([`MountOptions::io_uring`]).
+    #[must_use]
+    pub const fn has_rings(&self) -> bool {
+        self.has_rings
     }
 
     /// Waits until it is unmounted, by [`Mount::unmount`], `umount` or `fusermount3 -u`, and

@@ -81,6 +81,11 @@ impl Session {
         Notifier::new(self.device.clone())
     }
 
+    /// Whether the kernel has agreed to rings.
+    pub(crate) fn has_rings(&self) -> bool {
+        !self.rings.is_empty()
+    }
+
     /// Serves until the mount is gone.
     ///
     /// # Errors

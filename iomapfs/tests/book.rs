@@ -71,6 +71,7 @@ fn the_reference_names_every_mount_option_that_means_something() {
         "allow_other",
         "default_permissions",
         "auto_unmount",
+        "io_uring",
         "cache_mb=N",
         "max_request=SIZE",
         "log=FILE",

@@ -5,10 +5,10 @@ use std::io::Read;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, symlink};
 
 use iomap_core::vfs::{InodeFlags, Vfs};
-use iomap_fuse::{AccessTimes, CachePolicy};
+use iomap_fuse::AccessTimes;
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
 
-use crate::bed::Bed;
+use crate::bed::{Bed, Setup};
 use crate::ends::Alone;
 use crate::raw::{inode_flags, set_inode_flags};
 
@@ -60,9 +60,9 @@ fn read(bed: &Bed, name: &str) {
     }
 }
 
-fn relative(policy: CachePolicy) {
+fn relative(setup: Setup) {
     Bed::run_with(
-        policy,
+        setup,
         |_| {},
         |bed| {
             make(bed);
@@ -86,9 +86,9 @@ fn relative(policy: CachePolicy) {
     );
 }
 
-fn cached(policy: CachePolicy) {
+fn cached(setup: Setup) {
     Bed::run_with(
-        policy,
+        setup,
         |_| {},
         |bed| {
             make(bed);
@@ -98,9 +98,9 @@ fn cached(policy: CachePolicy) {
     );
 }
 
-fn strict(policy: CachePolicy) {
+fn strict(setup: Setup) {
     let options = |o: &mut iomap_fuse::MountOptions| o.access_times = AccessTimes::Strict;
-    Bed::run_with(policy, options, |bed| {
+    Bed::run_with(setup, options, |bed| {
         make(bed);
         for name in ["file", "dir", "link"] {
             read(bed, name);
@@ -113,9 +113,9 @@ fn strict(policy: CachePolicy) {
     });
 }
 
-fn never(policy: CachePolicy) {
+fn never(setup: Setup) {
     let options = |o: &mut iomap_fuse::MountOptions| o.access_times = AccessTimes::Never;
-    Bed::run_with(policy, options, |bed| {
+    Bed::run_with(setup, options, |bed| {
         make(bed);
         for name in ["file", "dir", "link"] {
             read(bed, name);
@@ -125,9 +125,9 @@ fn never(policy: CachePolicy) {
     });
 }
 
-fn not_of_directories(policy: CachePolicy) {
+fn not_of_directories(setup: Setup) {
     let options = |o: &mut iomap_fuse::MountOptions| o.dir_access_times = false;
-    Bed::run_with(policy, options, |bed| {
+    Bed::run_with(setup, options, |bed| {
         make(bed);
         read(bed, "dir");
         assert_eq!(atime(bed, "dir"), (OLD, 0));
@@ -136,9 +136,9 @@ fn not_of_directories(policy: CachePolicy) {
     });
 }
 
-fn asked_for(policy: CachePolicy) {
+fn asked_for(setup: Setup) {
     Bed::run_with(
-        policy,
+        setup,
         |_| {},
         |bed| {
             make(bed);
@@ -161,9 +161,9 @@ fn asked_for(policy: CachePolicy) {
     );
 }
 
-fn kept(policy: CachePolicy) {
+fn kept(setup: Setup) {
     Bed::run_with(
-        policy,
+        setup,
         |_| {},
         |bed| {
             make(bed);

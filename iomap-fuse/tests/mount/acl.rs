@@ -6,11 +6,11 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 
-use iomap_fuse::{CachePolicy, MountOptions};
+use iomap_fuse::MountOptions;
 use rustix::fs::{XattrFlags, getxattr, listxattr_query, removexattr, setxattr};
 use rustix::io::Errno;
 
-use crate::bed::{Bed, as_nobody};
+use crate::bed::{Bed, Setup, as_nobody};
 use crate::ends::Alone;
 
 pub(crate) const SCENARIOS: &[Alone] = &[
@@ -62,16 +62,16 @@ fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().mode() & 0o7777
 }
 
-fn with_lists(policy: CachePolicy, scenario: fn(&Bed)) {
+fn with_lists(setup: Setup, scenario: fn(&Bed)) {
     let options = |options: &mut MountOptions| options.acl = true;
-    Bed::run_with(policy, options, |bed| {
+    Bed::run_with(setup, options, |bed| {
         fs::set_permissions(bed.path(""), PermissionsExt::from_mode(0o777)).unwrap();
         scenario(bed);
     });
 }
 
-fn enforced(policy: CachePolicy) {
-    with_lists(policy, |bed| {
+fn enforced(setup: Setup) {
+    with_lists(setup, |bed| {
         let path = bed.path("f");
         fs::write(&path, "secret").unwrap();
         fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
@@ -94,8 +94,8 @@ fn enforced(policy: CachePolicy) {
     });
 }
 
-fn in_step(policy: CachePolicy) {
-    with_lists(policy, |bed| {
+fn in_step(setup: Setup) {
+    with_lists(setup, |bed| {
         let path = bed.path("f");
         File::create(&path).unwrap();
         set(&path, ACCESS, &list([7, 6, 5, 6, 1])).unwrap();
@@ -118,8 +118,8 @@ fn in_step(policy: CachePolicy) {
     });
 }
 
-fn inherited(policy: CachePolicy) {
-    with_lists(policy, |bed| {
+fn inherited(setup: Setup) {
+    with_lists(setup, |bed| {
         let dir = bed.path("d");
         fs::create_dir(&dir).unwrap();
         let default = list([7, 7, 5, 7, 5]);
@@ -135,8 +135,8 @@ fn inherited(policy: CachePolicy) {
     });
 }
 
-fn umask_applied(policy: CachePolicy) {
-    with_lists(policy, |bed| {
+fn umask_applied(setup: Setup) {
+    with_lists(setup, |bed| {
         // The umask of this process is everybody's.
         let mut shell = Command::new("sh");
         shell.args(["-c", "umask 027; : > f; mkdir d"]);
@@ -146,9 +146,9 @@ fn umask_applied(policy: CachePolicy) {
     });
 }
 
-fn not_there(policy: CachePolicy) {
+fn not_there(setup: Setup) {
     Bed::run_with(
-        policy,
+        setup,
         |_| {},
         |bed| {
             let path = bed.path("f");

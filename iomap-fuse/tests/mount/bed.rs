@@ -20,6 +20,68 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Bytes of the device.
 const SIZE: u64 = 256 << 20;
 
+/// Root says here whether FUSE may have rings.
+const ENABLE_RINGS: &str = "/sys/module/fuse/parameters/enable_uring";
+
+/// How files are mounted.
+#[derive(Clone, Copy)]
+pub(crate) struct Setup {
+    pub(crate) name: &'static str,
+    pub(crate) policy: CachePolicy,
+    /// Whether requests come through rings.
+    pub(crate) rings: bool,
+}
+
+pub(crate) const SETUPS: [Setup; 3] = [
+    Setup {
+        name: "user",
+        policy: CachePolicy::User,
+        rings: false,
+    },
+    Setup {
+        name: "kernel",
+        policy: CachePolicy::Kernel,
+        rings: false,
+    },
+    Setup {
+        name: "rings",
+        policy: CachePolicy::User,
+        rings: true,
+    },
+];
+
+impl Setup {
+    pub(crate) fn options(&self) -> MountOptions {
+        MountOptions {
+            cache: self.policy,
+            io_uring: self.rings,
+            ..MountOptions::default()
+        }
+    }
+}
+
+/// The kernel offers rings as long as this is there.
+pub(crate) struct RingsOffered {
+    /// What was said before.
+    before: String,
+}
+
+impl RingsOffered {
+    /// Has it offer them.
+    pub(crate) fn new() -> Result<Self, String> {
+        let failed = |error: std::io::Error| format!("{ENABLE_RINGS}: {error}");
+        let before = std::fs::read_to_string(ENABLE_RINGS).map_err(failed)?;
+        std::fs::write(ENABLE_RINGS, "Y").map_err(failed)?;
+        Ok(Self { before })
+    }
+}
+
+impl Drop for RingsOffered {
+    fn drop(&mut self) {
+        std::fs::write(ENABLE_RINGS, self.before.trim()).unwrap();
+    }
+}
+
 /// Why nothing can be mounted here.
 pub(crate) fn obstacle() -> Option<String> {
     let device = Arc::new(MemoryDevice::new(16 << 20));
@@ -61,20 +123,20 @@ pub(crate) fn drop_caches() {
 pub(crate) struct Bed {
     pub(crate) mount: Mount,
     pub(crate) fs: Arc<TestFs>,
-    pub(crate) policy: CachePolicy,
+    pub(crate) setup: Setup,
     device: Arc<dyn BlockDevice>,
     dir: TempDir,
 }
 
 impl Bed {
     /// Mounts, runs `scenario`, unmounts, and checks what is on the device.
-    pub(crate) fn run(policy: CachePolicy, scenario: fn(&Self)) {
-        Self::run_with(policy, |_| {}, scenario);
+    pub(crate) fn run(setup: Setup, scenario: fn(&Self)) {
+        Self::run_with(setup, |_| {}, scenario);
     }
 
     /// As [`Bed::run`], with other options.
     pub(crate) fn run_with(
-        policy: CachePolicy,
+        setup: Setup,
         change: impl FnOnce(&mut MountOptions),
         scenario: impl FnOnce(&Self),
     ) {
@@ -87,21 +149,21 @@ impl Bed {
         let fs = TestFs::mount(Arc::clone(&device), testfs::fs::MountOptions::default()).unwrap();
         let dir = TempDir::new().unwrap();
         let mut options = MountOptions {
-            cache: policy,
             allow_other: true,
             dev: true,
             suid: true,
-            ..MountOptions::default()
+            ..setup.options()
         };
         change(&mut options);
         let served: Arc<dyn Vfs> = fs.clone();
         let bed = Self {
             mount: iomap_fuse::mount(served, dir.path(), &options).unwrap(),
             fs,
-            policy,
+            setup,
             device,
             dir,
         };
+        assert_eq!(bed.mount.has_rings(), setup.rings);
         scenario(&bed);
         bed.unmount();
         bed.mount.wait().unwrap();

@@ -9,12 +9,11 @@ use std::sync::{Arc, Mutex};
 use iomap_core::device::{BlockDevice, FileDevice, OpenOptions};
 use iomap_core::units::FilePos;
 use iomap_core::vfs::{IoFlags, OpenFlags, Vfs};
-use iomap_fuse::{CachePolicy, MountOptions};
 use rustix::mount::{UnmountFlags, unmount};
 use tempfile::TempDir;
 use testfs::fs::{MkfsOptions, TestFs};
 
-use crate::bed::CHILD;
+use crate::bed::{CHILD, SETUPS, Setup};
 
 /// Files that must have been synced before the server is killed.
 const SYNCED: usize = 60;
@@ -27,17 +26,11 @@ fn content(thread: usize, i: usize) -> Vec<u8> {
 }
 
 /// The program that is killed.
-pub(crate) fn serve(image: &Path, dir: &Path, policy: &str) {
+pub(crate) fn serve(image: &Path, dir: &Path, setup: &str) {
     let device = Arc::new(FileDevice::open(image, &OpenOptions::default()).unwrap());
     let fs = TestFs::mount(device, testfs::fs::MountOptions::default()).unwrap();
-    let options = MountOptions {
-        cache: if policy == "user" {
-            CachePolicy::User
-        } else {
-            CachePolicy::Kernel
-        },
-        ..MountOptions::default()
-    };
+    let setup = SETUPS.iter().find(|known| known.name == setup).unwrap();
+    let options = setup.options();
     let served: Arc<dyn Vfs> = fs.clone();
     let mount = iomap_fuse::mount(served, dir, &options).unwrap();
     println!("live");
@@ -45,7 +38,7 @@ pub(crate) fn serve(image: &Path, dir: &Path, policy: &str) {
     fs.unmount().unwrap();
 }
 
-pub(crate) fn killed_under_load(policy: CachePolicy) {
+pub(crate) fn killed_under_load(setup: Setup) {
     let work = TempDir::new().unwrap();
     let (image, dir) = (work.path().join("image"), work.path().join("mnt"));
     fs::create_dir(&dir).unwrap();
@@ -60,7 +53,7 @@ pub(crate) fn killed_under_load(policy: CachePolicy) {
     let mut server = Command::new(std::env::current_exe().unwrap())
         .env(CHILD, "serve")
         .args([&image, &dir])
-        .arg(format!("{policy:?}").to_lowercase())
+        .arg(setup.name)
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();

@@ -130,7 +130,7 @@ fn holes(bed: &Bed) {
     file.set_len(4 << 20).unwrap();
     let seek = |pos| rustix::fs::seek(&file, pos);
     use rustix::fs::SeekFrom::{Data, Hole};
-    if bed.policy == CachePolicy::User {
+    if bed.setup.policy == CachePolicy::User {
         assert_eq!(seek(Data(0)), Ok(1 << 20));
         assert_eq!(seek(Hole(0)), Ok(0));
         assert_eq!(seek(Hole(1 << 20)), Ok((1 << 20) + 4096));

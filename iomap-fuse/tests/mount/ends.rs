@@ -7,29 +7,28 @@ use std::sync::Arc;
 
 use iomap_core::device::{BlockDevice, MemoryDevice};
 use iomap_core::vfs::Vfs;
-use iomap_fuse::{CachePolicy, Mount, MountOptions};
+use iomap_fuse::Mount;
 use tempfile::TempDir;
 use testfs::fs::{MkfsOptions, TestFs};
+
+use crate::bed::Setup;
 
 /// Where the kernel lists the connections, a folder each.
 const CONNECTIONS: &str = "/sys/fs/fuse/connections";
 
 /// A scenario that makes and ends its mounts itself.
-pub(crate) type Alone = (&'static str, fn(CachePolicy));
+pub(crate) type Alone = (&'static str, fn(Setup));
 
 pub(crate) const SCENARIOS: &[Alone] = &[
     ("an_aborted_connection_ends_the_mount", aborted),
     ("the_end_of_a_mount_leaves_the_next_one_alone", next_one),
 ];
 
-fn served(policy: CachePolicy, dir: &Path) -> (Arc<dyn BlockDevice>, Arc<TestFs>, Mount) {
+fn served(setup: Setup, dir: &Path) -> (Arc<dyn BlockDevice>, Arc<TestFs>, Mount) {
     let device: Arc<dyn BlockDevice> = Arc::new(MemoryDevice::new(64 << 20));
     TestFs::mkfs(Arc::clone(&device), &MkfsOptions::default()).unwrap();
     let fs = TestFs::mount(Arc::clone(&device), testfs::fs::MountOptions::default()).unwrap();
-    let options = MountOptions {
-        cache: policy,
-        ..MountOptions::default()
-    };
+    let options = setup.options();
     let vfs: Arc<dyn Vfs> = fs.clone();
     let mount = iomap_fuse::mount(vfs, dir, &options).unwrap();
     (device, fs, mount)
@@ -51,10 +50,10 @@ fn abort(dir: &Path) {
     fs::write(connection.join("abort"), "1").unwrap();
 }
 
-fn aborted(policy: CachePolicy) {
+fn aborted(setup: Setup) {
     let dir = TempDir::new().unwrap();
     let below = fs::metadata(dir.path()).unwrap().dev();
-    let (device, fs, mount) = served(policy, dir.path());
+    let (device, fs, mount) = served(setup, dir.path());
     let path = dir.path().join("f");
     fs::write(&path, [7; 10_000]).unwrap();
     let open = File::open(&path).unwrap();
@@ -69,13 +68,13 @@ fn aborted(policy: CachePolicy) {
     assert_clean(device);
 }
 
-fn next_one(policy: CachePolicy) {
+fn next_one(setup: Setup) {
     let dir = TempDir::new().unwrap();
-    let (device, fs, mount) = served(policy, dir.path());
+    let (device, fs, mount) = served(setup, dir.path());
     fs::write(dir.path().join("first"), b"1").unwrap();
     let open = File::open(dir.path().join("first")).unwrap();
     mount.detach().unwrap();
-    let (next_device, next_fs, next) = served(policy, dir.path());
+    let (next_device, next_fs, next) = served(setup, dir.path());
     fs::write(dir.path().join("second"), b"2").unwrap();
     assert!(mount.is_live());
     drop(open);

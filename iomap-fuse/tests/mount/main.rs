@@ -1,7 +1,8 @@
 //! Real mounts of testfs, driven by system calls.
 //!
-//! Owns the list of scenarios. Each runs under both cache policies. Where nothing can be mounted
-//! every scenario is skipped by name, with the reason.
+//! Owns the list of scenarios. Each runs under both cache policies, and through rings, which the
+//! kernel is told to offer meanwhile. Where nothing can be mounted, or there are no rings, every
+//! scenario is skipped by name, with the reason.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod access;
@@ -20,10 +21,9 @@ mod xattr;
 
 use std::process::ExitCode;
 
-use iomap_fuse::CachePolicy;
 use libtest_mimic::{Arguments, Trial};
 
-use bed::Bed;
+use bed::{Bed, RingsOffered, SETUPS};
 
 /// A scenario: its name and what it does.
 type Scenario = (&'static str, fn(&Bed));
@@ -45,13 +45,16 @@ fn main() -> ExitCode {
     .concat();
     let mut trials = Vec::new();
     let obstacle = bed::obstacle();
-    for policy in [CachePolicy::User, CachePolicy::Kernel] {
+    let offered = RingsOffered::new();
+    for setup in SETUPS {
+        let no_rings = offered.as_ref().err().filter(|_| setup.rings);
+        let obstacle = obstacle.as_ref().or(no_rings);
         for (name, run) in &scenarios {
-            let name = format!("{policy:?}::{name}").to_lowercase();
+            let name = format!("{}::{name}", setup.name);
             let run = *run;
-            match &obstacle {
+            match obstacle {
                 None => trials.push(Trial::test(name, move || {
-                    Bed::run(policy, run);
+                    Bed::run(setup, run);
                     Ok(())
                 })),
                 Some(why) => println!("SKIP iomap-fuse mount {name}: {why}"),
@@ -63,25 +66,27 @@ fn main() -> ExitCode {
         )];
         let alone = alone.iter().chain(ends::SCENARIOS);
         for (name, run) in alone.chain(access::SCENARIOS).chain(acl::SCENARIOS) {
-            let name = format!("{policy:?}::{name}").to_lowercase();
+            let name = format!("{}::{name}", setup.name);
             let run = *run;
-            match &obstacle {
+            match obstacle {
                 None => trials.push(Trial::test(name, move || {
-                    run(policy);
+                    run(setup);
                     Ok(())
                 })),
                 Some(why) => println!("SKIP iomap-fuse mount {name}: {why}"),
             }
         }
     }
-    libtest_mimic::run(&args, trials).exit_code()
+    let ended = libtest_mimic::run(&args, trials);
+    drop(offered);
+    ended.exit_code()
 }
 
 /// The second program of a scenario.
 fn child(what: &str) -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    if let ("serve", [image, dir, policy]) = (what, &args[..]) {
-        crash::serve(image.as_ref(), dir.as_ref(), policy);
+    if let ("serve", [image, dir, setup]) = (what, &args[..]) {
+        crash::serve(image.as_ref(), dir.as_ref(), setup);
         return ExitCode::SUCCESS;
     }
     if let ("exercise", [path, model, seed]) = (what, &args[..]) {

@@ -15,8 +15,9 @@ SIGTERM to the server, which write everything first. The image is locked as long
 when it can be locked again, it is clean.
 
 Options (-o): ro, dev, suid, noexec, sync, dirsync, noatime, strictatime, nodiratime, acl, \
-allow_other, default_permissions (always on), auto_unmount, fsname=NAME, subtype=NAME, type=TYPE, \
-cache=user|kernel, cache_mb=N, dax[=always|inode|never], threads=N, max_request=SIZE, log=FILE. \
+allow_other, default_permissions (always on), auto_unmount, io_uring, noio_uring, fsname=NAME, \
+subtype=NAME, type=TYPE, cache=user|kernel, cache_mb=N, dax[=always|inode|never], threads=N, \
+max_request=SIZE, log=FILE. \
 The other options of mount(8), user_xattr and x-* are accepted. Unknown ones are refused.
 
 As /sbin/mount.iomapfs (a link to this program) it is what mount(8) calls; in /etc/fstab:

@@ -26,6 +26,8 @@ pub(crate) struct Wanted {
     pub(crate) log: Option<PathBuf>,
     /// Whether `auto_unmount` was asked for by name, and must work.
     auto_unmount: bool,
+    /// Whether `io_uring` was asked for by name: then it is told if the kernel has none.
+    pub(crate) io_uring: bool,
 }
 
 /// Names that mean something to mount(8), to systemd or to other file systems, and nothing here:
@@ -81,6 +83,7 @@ impl Wanted {
             dax: Dax::Never,
             log: None,
             auto_unmount: false,
+            io_uring: false,
         }
     }
 
@@ -160,6 +163,8 @@ impl Wanted {
             "auto_unmount" => {
                 (serving.auto_unmount, self.auto_unmount) = (true, true);
             }
+            "io_uring" => (serving.io_uring, self.io_uring) = (true, true),
+            "noio_uring" => (serving.io_uring, self.io_uring) = (false, false),
             other => return ACCEPTED.contains(&other),
         }
         true
@@ -250,6 +255,8 @@ pub(super) const NAMES: &[&str] = &[
     "allow_other",
     "default_permissions",
     "auto_unmount",
+    "io_uring",
+    "noio_uring",
     "fsname",
     "subtype",
     "type",
@@ -327,6 +334,17 @@ mod tests {
         assert!(!read("nodiratime").unwrap().serving.dir_access_times);
         assert!(read("acl").unwrap().serving.acl);
         assert!(!read("acl,noacl").unwrap().serving.acl);
+    }
+
+    #[test]
+    fn rings_are_used_where_they_are_and_missed_where_they_are_asked_for() {
+        let rings = |list| {
+            let wanted = read(list).unwrap();
+            (wanted.serving.io_uring, wanted.io_uring)
+        };
+        assert_eq!(rings(""), (true, false));
+        assert_eq!(rings("noio_uring,io_uring"), (true, true));
+        assert_eq!(rings("io_uring,noio_uring"), (false, false));
     }
 
     #[test]

@@ -49,7 +49,10 @@ pub(super) fn run(job: &Job, place: Place) -> Outcome {
     };
     // If it cannot be started, a crash leaves a dead mount point; everything else works.
     let watcher = (!job.wanted.serving.auto_unmount).then(|| Watcher::start(mount.dir()));
-    tracing::info!(target: "iomapfs", image = %job.image.display(), dir = %mount.dir().display(), "mounted");
+    tracing::info!(target: "iomapfs", image = %job.image.display(), dir = %mount.dir().display(), rings = mount.has_rings(), "mounted");
+    if job.wanted.io_uring && !mount.has_rings() {
+        tracing::warn!(target: "iomapfs", "the kernel offers no rings for FUSE: it needs Linux 6.14, and root to write Y to /sys/module/fuse/parameters/enable_uring");
+    }
     if let Err(failure) = live(place) {
         // Nobody waits for this mount any more.
         drop(watcher);
