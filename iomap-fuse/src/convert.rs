@@ -4,7 +4,7 @@
 
 use iomap_core::vfs::{Attr, Fallocate, FileType, IoFlags, OpenFlags, SetAttr, Special, Timestamp};
 
-use crate::wire::{self, NodeId, SetAttrFlags, SetattrIn};
+use crate::wire::{self, NodeId, SetAttrFlags, SetattrIn, SxTime};
 
 /// The bits of a mode that say what an inode is.
 pub(crate) const fn type_bits(kind: FileType) -> u32 {
@@ -38,6 +38,34 @@ pub(crate) fn attr(node: NodeId, attr: &Attr) -> wire::Attr {
         rdev: encode_device(attr.rdev),
         blksize: attr.block_size,
         flags: 0,
+    }
+}
+
+/// What `statx` tells of the inode the kernel calls `node`: all of `stat`, and when it was made.
+pub(crate) fn statx(node: NodeId, attr: &Attr) -> wire::Statx {
+    let time = |at: Timestamp| SxTime {
+        tv_sec: at.secs,
+        tv_nsec: at.nanos,
+        reserved: 0,
+    };
+    wire::Statx {
+        mask: libc::STATX_BASIC_STATS | libc::STATX_BTIME,
+        blksize: attr.block_size,
+        nlink: attr.nlink,
+        uid: attr.uid,
+        gid: attr.gid,
+        // The types have no bits beyond the sixteenth.
+        mode: type_bits(attr.kind) as u16 | attr.mode & 0o7777,
+        ino: node.0,
+        size: attr.size,
+        blocks: attr.blocks,
+        atime: time(attr.atime),
+        btime: time(attr.btime),
+        ctime: time(attr.ctime),
+        mtime: time(attr.mtime),
+        rdev_major: rustix::fs::major(attr.rdev),
+        rdev_minor: rustix::fs::minor(attr.rdev),
+        ..wire::Statx::default()
     }
 }
 

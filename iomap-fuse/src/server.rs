@@ -33,8 +33,8 @@ use crate::wire::{
     AttrOut, BatchForgetIn, CopyFileRangeIn, CopyFileRangeOut, CreateIn, EntryOut, FSYNC_FDATASYNC,
     FallocateIn, FileHandle, FopenFlags, ForgetIn, ForgetOne, FsyncIn, GetxattrIn, IoctlIn,
     IoctlOut, LinkIn, LseekIn, LseekOut, MkdirIn, MknodIn, NodeId, Opcode, OpenIn, OpenOut, ReadIn,
-    ReleaseIn, Rename2In, RenameIn, Reply, Request, SetattrIn, SetxattrIn, StatfsOut, WriteFlags,
-    WriteIn, WriteOut,
+    ReleaseIn, Rename2In, RenameIn, Reply, Request, SetattrIn, SetxattrIn, StatfsOut, StatxOut,
+    WriteFlags, WriteIn, WriteOut,
 };
 
 pub(crate) use acl::are_kept as acl_are_kept;
@@ -66,6 +66,7 @@ impl Server {
             Opcode::Forget => self.forget(request),
             Opcode::BatchForget => self.batch_forget(request),
             Opcode::Getattr => self.getattr(request, reply),
+            Opcode::Statx => self.statx(request, reply),
             Opcode::Setattr => self.setattr(request, reply),
             Opcode::Readlink => self.readlink(request, reply),
             Opcode::Symlink => self.symlink(request, reply),
@@ -158,6 +159,16 @@ impl Server {
 
     fn getattr(&self, request: &Request<'_>, reply: &mut Reply<'_>) -> Result<()> {
         self.put_attr(&self.shared.getattr(self.ino(request))?, reply)
+    }
+
+    /// As [`Server::getattr`], with the time of birth.
+    fn statx(&self, request: &Request<'_>, reply: &mut Reply<'_>) -> Result<()> {
+        let attr = self.shared.getattr(self.ino(request))?;
+        reply.put(&StatxOut {
+            attr_valid: TTL,
+            stat: convert::statx(request.node(), &attr),
+            ..StatxOut::default()
+        })
     }
 
     fn setattr(&self, request: &Request<'_>, reply: &mut Reply<'_>) -> Result<()> {

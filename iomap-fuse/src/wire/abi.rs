@@ -96,6 +96,18 @@ outgoing! {
         nodeid: u64, generation: u64, entry_valid: u64, attr_valid: u64,
         entry_valid_nsec: u32, attr_valid_nsec: u32, attr: Attr,
     }
+    /// A time of `statx`.
+    SxTime { tv_sec: i64, tv_nsec: u32, reserved: i32 }
+    /// What `statx` tells.
+    Statx {
+        mask: u32, blksize: u32, attributes: u64, nlink: u32, uid: u32, gid: u32,
+        mode: u16, spare0: u16, ino: u64, size: u64, blocks: u64, attributes_mask: u64,
+        atime: SxTime, btime: SxTime, ctime: SxTime, mtime: SxTime,
+        rdev_major: u32, rdev_minor: u32, dev_major: u32, dev_minor: u32, spare2: [u64; 14],
+    }
+    StatxOut {
+        attr_valid: u64, attr_valid_nsec: u32, flags: u32, spare: [u64; 2], stat: Statx,
+    }
     OpenOut { fh: u64, open_flags: u32, backing_id: i32 }
     WriteOut { size: u32, padding: u32 }
     StatfsOut {
@@ -137,6 +149,7 @@ mod tests {
             (size_of::<Attr>(), 88),
             (size_of::<AttrOut>(), 104),
             (size_of::<EntryOut>(), 128),
+            (size_of::<StatxOut>(), 288),
             (size_of::<SetattrIn>(), 88),
             (size_of::<ReadIn>(), 40),
             (size_of::<WriteIn>(), 40),

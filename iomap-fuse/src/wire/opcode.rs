@@ -69,6 +69,8 @@ opcodes! {
     Rename2 = 45: Rename2In,
     Lseek = 46: LseekIn,
     CopyFileRange = 47: CopyFileRangeIn,
+    // Which file and what is asked for follow, and are not looked at: all is told.
+    Statx = 52,
     CopyFileRange64 = 53: CopyFileRangeIn,
 }
 

@@ -2,7 +2,9 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
+use std::time::{Duration, UNIX_EPOCH};
 
+use iomap_core::vfs::Vfs;
 use rustix::fs::{
     AtFlags, CWD, FallocateFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, fallocate, utimensat,
 };
@@ -20,6 +22,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         "times_keep_nanoseconds_also_before_1970",
         times_keep_nanoseconds,
     ),
+    ("the_time_of_birth_is_told_and_stays", birth_is_told),
     ("utimensat_now_and_omit", utimensat_now_and_omit),
     ("a_write_sets_mtime_and_ctime", a_write_sets_mtime_and_ctime),
     ("a_link_after_a_write_moves_ctime_on", link_moves_ctime),
@@ -76,6 +79,22 @@ fn times_keep_nanoseconds(bed: &Bed) {
         bed.forget();
         assert_eq!(times(bed, "f"), (a, m), "after the kernel forgot it");
     }
+}
+
+fn birth_is_told(bed: &Bed) {
+    let path = bed.path("born");
+    fs::write(&path, b"first").unwrap();
+    let inode = bed.fs.lookup(bed.fs.root(), b"born").unwrap();
+    let born = Duration::new(inode.btime.secs as u64, inode.btime.nanos);
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    fs::write(&path, b"then more").unwrap();
+    bed.forget();
+    // The library asks with `statx` for all it can tell.
+    let told = fs::metadata(&path).unwrap();
+    let since = told.created().unwrap().duration_since(UNIX_EPOCH).unwrap();
+    assert_eq!(since, born);
+    assert_eq!((told.len(), told.mode() & 0o777), (9, 0o600));
+    assert_eq!(told.ino(), inode.ino.0);
 }
 
 fn utimensat_now_and_omit(bed: &Bed) {
