@@ -12,6 +12,9 @@ use super::host::{LoopMount, command};
 /// How long a server may take to let go of a mount.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Root says here whether FUSE may have rings.
+const ENABLE_RINGS: &str = "/sys/module/fuse/parameters/enable_uring";
+
 /// Who serves a mount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Server {
@@ -19,6 +22,8 @@ pub enum Server {
     CacheUser,
     /// `iomapfs mount -o cache=kernel`: the kernel's page cache in front of it.
     CacheKernel,
+    /// As [`Self::CacheUser`], with requests that come through rings of `io_uring`.
+    Rings,
     /// `fuse2fs`, of e2fsprogs.
     Fuse2fs,
     /// The kernel's ext4 on a loop device.
@@ -78,15 +83,17 @@ impl FuseMount {
             command("fuse2fs", &[&image, &dir, "-o", "rw,fakeroot"])?;
         } else {
             let program = beside_us("iomapfs")?;
-            let cache = if server == Server::CacheUser {
-                "cache=user"
-            } else {
-                "cache=kernel"
+            let options = match server {
+                Server::Rings => "cache=user,io_uring",
+                Server::CacheKernel => "cache=kernel,noio_uring",
+                _ => "cache=user,noio_uring",
             };
             let size = size.to_string();
             let mkfs = ["mkfs", "-t", "testfs", &image, "--size", &size];
             command(&program, &mkfs)?;
-            command(&program, &["mount", &image, &dir, "-o", cache])?;
+            let offered = (server == Server::Rings).then(RingsOffered::new);
+            let _offered = offered.transpose()?;
+            command(&program, &["mount", &image, &dir, "-o", options])?;
         }
         Ok(Self {
             at,
@@ -106,6 +113,30 @@ impl Drop for FuseMount {
                 return;
             }
             std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+/// The kernel offers rings to what is mounted as long as this is there.
+#[derive(Debug)]
+struct RingsOffered {
+    /// What was said before.
+    before: String,
+}
+
+impl RingsOffered {
+    fn new() -> Result<Self, String> {
+        let failed = |error| format!("{ENABLE_RINGS}: {error}");
+        let before = std::fs::read_to_string(ENABLE_RINGS).map_err(failed)?;
+        std::fs::write(ENABLE_RINGS, "Y").map_err(failed)?;
+        Ok(Self { before })
+    }
+}
+
+impl Drop for RingsOffered {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::write(ENABLE_RINGS, self.before.trim()) {
+            eprintln!("{ENABLE_RINGS} stays Y: {error}");
         }
     }
 }

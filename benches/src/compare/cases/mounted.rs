@@ -1,5 +1,5 @@
-//! The same system calls on mounts: served by `iomapfs` with either cache policy, by `fuse2fs`, and
-//! by the kernel's ext4 on a loop device.
+//! The same system calls on mounts: served by `iomapfs` with either cache policy and through rings, by
+//! `fuse2fs`, and by the kernel's ext4 on a loop device.
 //!
 //! The time is the caller's wall time, and what it waits for. Leaves out mounting, making the files,
 //! and removing them. `fuse2fs` answers direct reads and writes from the host's page cache, and the
@@ -21,9 +21,10 @@ const IMAGE: u64 = GIB;
 const FILE: u64 = 64 * MIB;
 
 /// The sides of every group.
-const SIDES: [(&str, Role, Server); 4] = [
+const SIDES: [(&str, Role, Server); 5] = [
     ("iomapfs", Role::Ours, Server::CacheUser),
     ("iomapfs, cache=kernel", Role::Ours, Server::CacheKernel),
+    ("iomapfs, rings", Role::Ours, Server::Rings),
     ("fuse2fs", Role::Rival, Server::Fuse2fs),
     ("kernel ext4", Role::Kernel, Server::KernelExt4),
 ];
