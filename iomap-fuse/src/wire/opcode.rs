@@ -12,7 +12,8 @@ macro_rules! opcodes {
         /// A request that is served here. What else there is answers `ENOSYS`, which the kernel takes
         /// as "does not ask again" where it can do without.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub(crate) enum Opcode { $($name),* }
+        #[repr(u32)]
+        pub(crate) enum Opcode { $($name = $number),* }
 
         impl Opcode {
             pub(crate) const fn from_number(number: u32) -> Option<Self> {
@@ -83,3 +84,17 @@ impl Opcode {
 
 /// The number of the first request on a connection, which is answered before all others.
 pub(crate) const INIT: u32 = 26;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_its_number_both_ways() {
+        assert_eq!((Opcode::Write as u32, Opcode::Open as u32), (16, 14));
+        let known = (0..100).filter_map(|number| Some((number, Opcode::from_number(number)?)));
+        for (number, opcode) in known {
+            assert_eq!(opcode as u32, number);
+        }
+    }
+}
