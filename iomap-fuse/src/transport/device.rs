@@ -10,7 +10,7 @@ use std::sync::Arc;
 use rustix::io::Errno;
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::{ALIGN, Aligned, serve};
+use super::{ALIGN, Aligned, answer, serve};
 use crate::server::Server;
 use crate::wire::{
     InHeader, MIN_READ_BUFFER, NOTIFY_INVAL_ENTRY, NOTIFY_INVAL_INODE, NodeId, NotifyInvalEntryOut,
@@ -110,11 +110,7 @@ impl Device {
         };
         let answer = match split(header.opcode, rest) {
             Some((head, data)) => serve(server, &Request::new(header, head, data), room),
-            None => OutHeader {
-                len: size_of::<OutHeader>() as u32,
-                error: -libc::EINVAL,
-                unique: header.unique,
-            },
+            None => answer(&Request::new(header, &[], rest), -libc::EINVAL, 0),
         };
         if Opcode::from_number(header.opcode).is_none_or(Opcode::is_answered) {
             let len = answer.len as usize - size_of::<OutHeader>();

@@ -18,20 +18,17 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
-use io_uring::cqueue;
 use io_uring::opcode::UringCmd80;
 use io_uring::squeue::Entry128;
 use io_uring::types::Fixed;
-use rustix::thread::{CpuSet, sched_setaffinity};
+use io_uring::{EnterFlags, cqueue};
+use rustix::io::Errno;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::{Aligned, Device, serve};
+use super::processors::{Queues, stay_on};
+use super::{Aligned, Device, answer, serve};
 use crate::server::Server;
 use crate::wire::{InHeader, Opcode, OutHeader, Request};
-
-/// Threads of each queue: so many requests from one processor may wait for the device before the next
-/// waits for them.
-const DEPTH: usize = 4;
 
 /// The commands of the interface.
 const REGISTER: u32 = 1;
@@ -76,7 +73,8 @@ struct Entry {
     parts: Box<[libc::iovec; 2]>,
 }
 
-/// Threads that wait to be let go.
+/// Threads that wait to be let go. If they are dropped instead, they end before the drop does, and with
+/// them their memory and descriptors.
 #[derive(Debug)]
 pub(crate) struct Rings {
     threads: Vec<(Sender<Device>, JoinHandle<io::Result<()>>)>,
@@ -90,35 +88,47 @@ impl Rings {
     ///
     /// What keeps one of them from being made: there is no `io_uring` here, or no thread or memory.
     pub(crate) fn prepare(server: &Arc<Server>, max_data: usize) -> io::Result<Self> {
-        let queues = u16::try_from(possible_processors()?).map_err(io::Error::other)?;
+        let mut rings = Self {
+            threads: Vec::new(),
+        };
         let (made, told) = channel();
-        let mut threads = Vec::new();
-        for qid in 0..queues {
-            for _ in 0..DEPTH {
-                let (start, started) = channel();
-                let (server, made) = (Arc::clone(server), made.clone());
-                let thread = std::thread::Builder::new()
-                    .name(format!("fuse-ring-{qid}"))
-                    .spawn(move || live(&server, qid, max_data, &made, &started))?;
-                threads.push((start, thread));
-            }
+        for qid in Queues::of_this_machine()?.threads() {
+            let (start, started) = channel();
+            let (server, made) = (Arc::clone(server), made.clone());
+            let thread = std::thread::Builder::new()
+                .name(format!("fuse-ring-{qid}"))
+                .spawn(move || live(&server, qid, max_data, made, &started))?;
+            rings.threads.push((start, thread));
         }
         drop(made);
-        for _ in &threads {
-            // A thread that ends without a word has panicked.
+        for _ in &rings.threads {
+            // A thread that ends without a word has panicked; all others let go of their end once they
+            // have told.
             told.recv().map_err(io::Error::other)??;
         }
-        Ok(Self { threads })
+        Ok(rings)
     }
 
     /// Lets the threads serve what comes over `device`, which has agreed to it. Returns them.
-    pub(crate) fn start(self, device: &Device) -> Vec<JoinHandle<io::Result<()>>> {
+    pub(crate) fn start(mut self, device: &Device) -> Vec<JoinHandle<io::Result<()>>> {
         let start = |(start, thread): (Sender<Device>, _)| {
             // It waits: it has told that it does.
             let _ = start.send(device.clone());
             thread
         };
-        self.threads.into_iter().map(start).collect()
+        std::mem::take(&mut self.threads)
+            .into_iter()
+            .map(start)
+            .collect()
+    }
+}
+
+impl Drop for Rings {
+    fn drop(&mut self) {
+        for (start, thread) in self.threads.drain(..) {
+            drop(start);
+            let _ = thread.join();
+        }
     }
 }
 
@@ -127,7 +137,7 @@ fn live(
     server: &Server,
     qid: u16,
     max_data: usize,
-    made: &Sender<io::Result<()>>,
+    made: Sender<io::Result<()>>,
     started: &Receiver<Device>,
 ) -> io::Result<()> {
     stay_on(qid);
@@ -139,39 +149,14 @@ fn live(
         }
     };
     let _ = made.send(Ok(()));
+    drop(made);
     match started.recv() {
-        Ok(device) => entry.serve(server, &device),
+        Ok(device) => entry.serve(server, &device).inspect_err(|error| {
+            tracing::warn!(target: "iomap_fuse", qid, %error, "a ring ended early");
+        }),
         // Never let go: another one could not be made.
         Err(_) => Ok(()),
     }
-}
-
-/// Holds this thread on a processor. Where that is not allowed it serves from elsewhere.
-fn stay_on(processor: u16) {
-    let mut one = CpuSet::new();
-    if usize::from(processor) < CpuSet::MAX_CPU {
-        one.set(processor.into());
-        if let Err(error) = sched_setaffinity(None, &one) {
-            tracing::debug!(target: "iomap_fuse", processor, %error, "a ring is served from elsewhere");
-        }
-    }
-}
-
-/// How many processors there could be, which is how many queues the kernel has.
-fn possible_processors() -> io::Result<usize> {
-    let list = std::fs::read_to_string("/sys/devices/system/cpu/possible")?;
-    count(&list).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
-}
-
-/// How many numbers a list such as `0-3,8` has; `None` if it has none or is no list.
-fn count(list: &str) -> Option<usize> {
-    let mut all = 0_usize;
-    for part in list.trim().split(',') {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let (first, last): (usize, usize) = (first.parse().ok()?, last.parse().ok()?);
-        all = all.checked_add(last.checked_sub(first)?.checked_add(1)?)?;
-    }
-    Some(all)
 }
 
 impl Entry {
@@ -180,6 +165,8 @@ impl Entry {
             .setup_single_issuer()
             .setup_defer_taskrun()
             .build(1)?;
+        // The place of the device, made now so that nothing is left to fail later.
+        ring.submitter().register_files_sparse(1)?;
         let mut header = Aligned::new(size_of::<Header>());
         let mut payload = Aligned::new(max_data);
         let part = |memory: &mut Aligned| libc::iovec {
@@ -201,7 +188,9 @@ impl Entry {
     /// Serves until the connection ends.
     fn serve(&mut self, server: &Server, device: &Device) -> io::Result<()> {
         let descriptor = device.as_fd().as_raw_fd();
-        self.ring.submitter().register_files(&[descriptor])?;
+        self.ring
+            .submitter()
+            .register_files_update(0, &[descriptor])?;
         self.register()?;
         let mut registering = true;
         loop {
@@ -212,7 +201,7 @@ impl Entry {
                     registering = false;
                 }
                 // The mount is gone, or its connection was taken away: reading the device tells which.
-                error if error == -libc::ENOTCONN => return Ok(()),
+                error if [libc::ENOTCONN, libc::ECONNABORTED].contains(&-error) => return Ok(()),
                 error if registering => return Err(io::Error::from_raw_os_error(-error)),
                 error => {
                     let error = io::Error::from_raw_os_error(-error);
@@ -230,9 +219,9 @@ impl Entry {
         let (told, _) = Header::read_from_prefix(self.header.as_ref()).map_err(|_| broken())?;
         let (header, _) = InHeader::read_from_prefix(&told.in_out).map_err(|_| broken())?;
         let room = self.payload.as_mut();
-        let data = room
-            .get_mut(..told.payload_len as usize)
-            .ok_or_else(broken)?;
+        let Some(data) = room.get_mut(..told.payload_len as usize) else {
+            return self.leave(&answer(&Request::new(header, &[], &[]), -libc::EIO, 0));
+        };
         let answer = if header.opcode == Opcode::Write as u32 {
             // It has much data and a short answer; all others have it the other way round.
             let request = Request::new(header, &told.op_in, data);
@@ -246,7 +235,14 @@ impl Entry {
             let request = Request::new(header, &told.op_in, &self.names);
             serve(server, &request, room)
         };
-        let (told, _) = Header::mut_from_prefix(self.header.as_mut()).map_err(|_| broken())?;
+        self.leave(&answer)
+    }
+
+    /// Leaves the header of an answer in the memory; what it says is there already. Returns what the
+    /// kernel calls the request.
+    fn leave(&mut self, answer: &OutHeader) -> io::Result<u64> {
+        let broken = |_| io::Error::from(io::ErrorKind::InvalidData);
+        let (told, _) = Header::mut_from_prefix(self.header.as_mut()).map_err(broken)?;
         told.in_out[..size_of::<OutHeader>()].copy_from_slice(answer.as_bytes());
         told.payload_len = answer.len - size_of::<OutHeader>() as u32;
         Ok(told.commit_id)
@@ -305,10 +301,24 @@ impl Entry {
 
     /// Submits what was pushed and waits for the completion. Returns 0 or an error below it.
     fn wait(&mut self) -> io::Result<i32> {
+        let mut how = EnterFlags::GETEVENTS;
+        if self.ring.params().is_feature_no_iowait() {
+            // Who has nothing to do does not wait for a device.
+            how |= EnterFlags::NO_IOWAIT;
+        }
         loop {
-            match self.ring.submit_and_wait(1) {
-                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
-                _ => {}
+            let pushed = self.ring.submission().len() as u32;
+            let submitter = self.ring.submitter();
+            // SAFETY: no argument comes with the call. For the memory that what was pushed names, see
+            // `push`.
+            let entered = unsafe { submitter.enter::<()>(pushed, 1, how.bits(), None) };
+            if let Err(error) = entered {
+                match Errno::from_io_error(&error) {
+                    Some(Errno::INTR) => {}
+                    // The kernel is short of memory now; a ring that ends would take its queue along.
+                    Some(Errno::AGAIN | Errno::BUSY | Errno::NOMEM) => std::thread::yield_now(),
+                    _ => return Err(error),
+                }
             }
             if let Some(completion) = self.ring.completion().next() {
                 return Ok(completion.result());
@@ -318,17 +328,61 @@ impl Entry {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
+    use std::fs::File;
+
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    use testfs::model::MemFs;
+
     use super::*;
+    use crate::options::MountOptions;
+    use crate::server::Shared;
+
+    /// In the environment of a process that runs one test alone: it changes the limits of all.
+    const ALONE: &str = "IOMAP_FUSE_TEST_ALONE";
+
+    fn prepare() -> io::Result<Rings> {
+        let shared = Shared::new(MemFs::new(), &MountOptions::default());
+        Rings::prepare(&Arc::new(Server::new(Arc::new(shared))), 1 << 20)
+    }
+
+    /// Opens files until there are no more descriptors.
+    fn open_all() -> Vec<File> {
+        std::iter::from_fn(|| File::open("/dev/null").ok()).collect()
+    }
+
+    fn ring_threads() -> usize {
+        let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+        let names = tasks.map(|task| std::fs::read(task.unwrap().path().join("comm")).unwrap());
+        names.filter(|name| name.starts_with(b"fuse-ring")).count()
+    }
 
     #[test]
-    fn processors_are_counted_in_lists_of_all_kinds() {
-        assert_eq!(count("0\n"), Some(1));
-        assert_eq!(count("0-3\n"), Some(4));
-        assert_eq!(count("0-1,8-11,16"), Some(7));
-        for wrong in ["", "a", "3-1", "0-", "0-18446744073709551615"] {
-            assert_eq!(count(wrong), None, "{wrong}");
+    fn rings_that_cannot_all_be_made_leave_nothing_behind() {
+        let name = "transport::ring::tests::rings_that_cannot_all_be_made_leave_nothing_behind";
+        if std::env::var_os(ALONE).is_none() {
+            let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+            let child = child.args([name, "--exact", "--nocapture"]).env(ALONE, "1");
+            let ended = child.output().unwrap();
+            assert!(ended.status.success(), "{ended:?}");
+            return;
         }
+        let limit = Some(4096);
+        let limit = Rlimit {
+            current: limit,
+            maximum: limit,
+        };
+        setrlimit(Resource::Nofile, limit).unwrap();
+        drop(prepare().unwrap());
+        assert_eq!(ring_threads(), 0);
+        let mut files = open_all();
+        // For less than the threads of one processor.
+        files.truncate(files.len() - 3);
+        let refused = prepare().err().unwrap();
+        assert_eq!(refused.raw_os_error(), Some(libc::EMFILE));
+        assert_eq!(ring_threads(), 0);
+        assert_eq!(open_all().len(), 3);
     }
 
     #[test]
