@@ -117,7 +117,10 @@ pub fn mount(fs: Arc<dyn Vfs>, dir: &Path, options: &MountOptions) -> Result<Mou
             move || ended.set(serving.run())
         });
     let thread = spawned.map_err(|error| {
-        clean_up(&dir);
+        // Rings may serve it already, but nobody reads the device.
+        if let Err(error) = detach(&dir, true) {
+            tracing::warn!(target: "iomap_fuse", %error, "the mount stays");
+        }
         MountError::Session(error)
     })?;
     if options.cache == CachePolicy::Kernel {

@@ -14,8 +14,8 @@ use crate::options::{CachePolicy, MountOptions};
 use crate::server::{Server, Shared};
 use crate::transport::{Device, Notifier, Rings};
 use crate::wire::{
-    INIT, InHeader, InitFlags, InitIn, InitOut, MAJOR, MIN_READ_BUFFER, MINOR, OLDEST_MINOR,
-    OutHeader,
+    INIT, InHeader, InitFlags, InitIn, InitOut, LONGEST_ATTRIBUTE, MAJOR, MIN_READ_BUFFER, MINOR,
+    OLDEST_MINOR, OutHeader,
 };
 
 /// Requests that nobody waits for, such as reading ahead, that the kernel may have under way.
@@ -50,10 +50,13 @@ impl Session {
         let server = Arc::new(Server::new(Arc::clone(shared)));
         let (unique, offer) = first_request(&device)?;
         let mut answer = agree(&offer, options, shared);
-        let max_data = (usize::from(answer.max_pages) * page_size())
+        let agreed = (usize::from(answer.max_pages) * page_size())
             .max(answer.max_write as usize)
             .max(MIN_READ_BUFFER);
-        let prepared = if offer.flags.contains(InitFlags::OVER_IO_URING) && options.io_uring {
+        let max_data = agreed.max(LONGEST_ATTRIBUTE);
+        // Through a ring comes no more than was agreed on, but an attribute comes in one piece.
+        let can_have_rings = offer.flags.contains(InitFlags::OVER_IO_URING) && agreed == max_data;
+        let prepared = if can_have_rings && options.io_uring {
             prepare_rings(&server, max_data)
         } else {
             None
@@ -61,12 +64,7 @@ impl Session {
         let mut flags = InitFlags::from_words(answer.flags, answer.flags2);
         flags.set(InitFlags::OVER_IO_URING, prepared.is_some());
         (answer.flags, answer.flags2) = flags.words();
-        let header = OutHeader {
-            len: (size_of::<OutHeader>() + size_of::<InitOut>()) as u32,
-            error: 0,
-            unique,
-        };
-        device.send(&header, &[answer.as_bytes()])?;
+        send_init(&device, unique, 0, answer.as_bytes())?;
         Ok(Self {
             rings: prepared.map_or_else(Vec::new, |rings| rings.start(&device)),
             server,
@@ -86,36 +84,38 @@ impl Session {
         !self.rings.is_empty()
     }
 
-    /// Serves until the mount is gone.
+    /// Serves until the mount is gone, in this thread too. With fewer threads than asked for where no
+    /// more can be had.
     ///
     /// # Errors
     ///
     /// `ECONNABORTED` if the connection was taken away; why it could not be served.
     pub(crate) fn run(self) -> io::Result<()> {
         let mut threads = Vec::with_capacity(self.threads);
-        for index in 0..self.threads {
-            threads.push(self.spawn(index)?);
-        }
-        drop(self.device);
-        let mut first = Ok(());
-        for thread in threads {
-            first = first.and(join(thread));
-        }
-        for ring in self.rings {
-            // What it did not serve came by the device.
-            if let Err(error) = join(ring) {
-                tracing::warn!(target: "iomap_fuse", %error, "a ring ended early");
+        for index in 1..self.threads {
+            match self.spawn(index) {
+                Ok(thread) => threads.push(thread),
+                Err(error) => {
+                    tracing::warn!(target: "iomap_fuse", index, %error, "no further thread to serve");
+                    break;
+                }
             }
         }
-        first
+        let mut ended = self.device.serve(&self.server, self.max_data);
+        drop(self.device);
+        for thread in threads {
+            ended = ended.and(join(thread));
+        }
+        for ring in self.rings {
+            // It has told of its error, and what it did not serve came by the device.
+            let _ = join(ring);
+        }
+        ended
     }
 
     /// A thread with a descriptor of its own.
     fn spawn(&self, index: usize) -> io::Result<Thread> {
-        let device = match index {
-            0 => self.device.clone(),
-            _ => self.device.another()?,
-        };
+        let device = self.device.another()?;
         let (server, max_data) = (Arc::clone(&self.server), self.max_data);
         std::thread::Builder::new()
             .name(format!("fuse-{index}"))
@@ -142,34 +142,49 @@ struct Offer {
 fn first_request(device: &Device) -> io::Result<(u64, Offer)> {
     let mut room = vec![0; MIN_READ_BUFFER];
     let gone = || io::Error::from(io::ErrorKind::NotConnected);
-    let len = device.receive(&mut room)?.ok_or_else(gone)?;
     let broken = || io::Error::new(io::ErrorKind::InvalidData, "the first request is not INIT");
-    let (header, rest) = InHeader::read_from_prefix(&room[..len]).map_err(|_| broken())?;
-    if header.opcode != INIT {
-        return Err(broken());
-    }
-    let (init, rest) = InitIn::read_from_prefix(rest).map_err(|_| broken())?;
-    if init.major != MAJOR || init.minor < OLDEST_MINOR {
-        let refused = OutHeader {
-            len: size_of::<OutHeader>() as u32,
-            error: -libc::EPROTO,
-            unique: header.unique,
-        };
-        device.send(&refused, &[])?;
-        return Err(io::Error::new(
-            io::ErrorKind::Unsupported,
-            format!(
+    loop {
+        let len = device.receive(&mut room)?.ok_or_else(gone)?;
+        let (header, rest) = InHeader::read_from_prefix(&room[..len]).map_err(|_| broken())?;
+        if header.opcode != INIT {
+            return Err(broken());
+        }
+        let (init, rest) = InitIn::read_from_prefix(rest).map_err(|_| broken())?;
+        if init.major > MAJOR {
+            // Told ours, it asks again in its words.
+            let ours = InitOut {
+                major: MAJOR,
+                minor: MINOR,
+                ..InitOut::default()
+            };
+            send_init(device, header.unique, 0, ours.as_bytes())?;
+            continue;
+        }
+        if init.major < MAJOR || init.minor < OLDEST_MINOR {
+            send_init(device, header.unique, -libc::EPROTO, &[])?;
+            let why = format!(
                 "the kernel speaks version {}.{} of FUSE; {MAJOR}.{OLDEST_MINOR} is needed",
                 init.major, init.minor
-            ),
-        ));
+            );
+            return Err(io::Error::new(io::ErrorKind::Unsupported, why));
+        }
+        let high = u32::read_from_prefix(rest).map_or(0, |(high, _)| high);
+        let offer = Offer {
+            max_readahead: init.max_readahead,
+            flags: InitFlags::from_words(init.flags, high),
+        };
+        return Ok((header.unique, offer));
     }
-    let high = u32::read_from_prefix(rest).map_or(0, |(high, _)| high);
-    let offer = Offer {
-        max_readahead: init.max_readahead,
-        flags: InitFlags::from_words(init.flags, high),
+}
+
+/// Answers a first request.
+fn send_init(device: &Device, unique: u64, error: i32, answer: &[u8]) -> io::Result<()> {
+    let header = OutHeader {
+        len: (size_of::<OutHeader>() + answer.len()) as u32,
+        error,
+        unique,
     };
-    Ok((header.unique, offer))
+    device.send(&header, &[answer])
 }
 
 /// What is answered: all that the options need of what is offered. What this kernel does not know is
@@ -217,3 +232,6 @@ fn prepare_rings(server: &Arc<Server>, max_data: usize) -> Option<Rings> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

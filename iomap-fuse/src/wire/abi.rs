@@ -14,6 +14,10 @@ pub(crate) const OLDEST_MINOR: u32 = 31;
 /// Bytes the kernel wants room for in any case.
 pub(crate) const MIN_READ_BUFFER: usize = 8192;
 
+/// Bytes of the longest value of an extended attribute, or list of them, with a name and the structure
+/// before it.
+pub(crate) const LONGEST_ATTRIBUTE: usize = (64 << 10) + 512;
+
 /// A structure that comes with a request.
 macro_rules! incoming {
     ($($(#[$doc:meta])* $name:ident { $($field:ident: $type:ty),* $(,)? })*) => {$(
