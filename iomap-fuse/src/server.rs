@@ -18,6 +18,8 @@ mod data;
 mod dir;
 mod ioctl;
 mod names;
+#[cfg(test)]
+mod random;
 mod shared;
 mod xattr;
 
