@@ -8,14 +8,15 @@
 //! Nothing but this mount changes the file system, so what the kernel was told stays true until it
 //! changes it itself, and may be kept for long.
 //!
-//! `INTERRUPT` is not served: every request ends by itself, none waits for another. Locks, the one
-//! thing that may be waited for without end, are the kernel's.
+//! Every request ends by itself, none waits for another; a long copy ends early where whoever waits
+//! for it is interrupted. Locks, the one thing that may be waited for without end, are the kernel's.
 
 mod access;
 mod acl;
 mod attr;
 mod data;
 mod dir;
+mod interrupt;
 mod ioctl;
 mod names;
 #[cfg(test)]
@@ -33,10 +34,10 @@ use crate::acl::is_acl;
 use crate::convert;
 use crate::wire::{
     AttrOut, BatchForgetIn, CopyFileRangeIn, CopyFileRangeOut, CreateIn, EntryOut, FSYNC_FDATASYNC,
-    FallocateIn, FileHandle, FopenFlags, ForgetIn, ForgetOne, FsyncIn, GetxattrIn, IoctlIn,
-    IoctlOut, LinkIn, LseekIn, LseekOut, MkdirIn, MknodIn, NodeId, Opcode, OpenIn, OpenOut, ReadIn,
-    ReleaseIn, Rename2In, RenameIn, Reply, Request, SetattrIn, SetxattrIn, StatfsOut, StatxOut,
-    WriteFlags, WriteIn, WriteOut,
+    FallocateIn, FileHandle, FopenFlags, ForgetIn, ForgetOne, FsyncIn, GetxattrIn, InterruptIn,
+    IoctlIn, IoctlOut, LinkIn, LseekIn, LseekOut, MkdirIn, MknodIn, NodeId, Opcode, OpenIn,
+    OpenOut, ReadIn, ReleaseIn, Rename2In, RenameIn, Reply, Request, SetattrIn, SetxattrIn,
+    StatfsOut, StatxOut, WriteFlags, WriteIn, WriteOut,
 };
 
 pub(crate) use acl::are_kept as acl_are_kept;
@@ -98,6 +99,11 @@ impl Server {
             Opcode::Listxattr => self.listxattr(request, reply),
             Opcode::Removexattr => self.shared.removexattr(self.ino(request), request.name()?),
             Opcode::Opendir => opendir(request, reply),
+            Opcode::Interrupt => {
+                let head: InterruptIn = request.head()?;
+                self.shared.interrupts.interrupt(head.unique);
+                Ok(())
+            }
             Opcode::Releasedir | Opcode::Destroy => Ok(()),
             Opcode::Readdir => self.readdir(request, reply),
             Opcode::Readdirplus => self.readdirplus(request, reply),
@@ -367,7 +373,8 @@ impl Server {
         let head: CopyFileRangeIn = request.head()?;
         let from = (FileHandle(head.fh_in), head.off_in);
         let to = (FileHandle(head.fh_out), head.off_out);
-        let copied = self.shared.copy_range(from, to, head.len)?;
+        let under_way = self.shared.interrupts.begin(request.header.unique);
+        let copied = self.shared.copy_range(from, to, head.len, &under_way)?;
         if opcode == Opcode::CopyFileRange64 {
             return reply.put(&CopyFileRangeOut {
                 bytes_copied: copied.into(),

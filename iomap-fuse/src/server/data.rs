@@ -11,12 +11,13 @@ use iomap_core::vfs::{Attr, IoFlags, OpenFile, SetAttr};
 
 use super::Shared;
 use super::access::sets_access_time;
+use super::interrupt::Interruptible;
 use crate::buffer::with_buffer;
 use crate::convert;
 use crate::options::CachePolicy;
 use crate::wire::{Caller, FileHandle, WriteFlags};
 
-/// The most one `copy_file_range` copies before it answers, so that it can be interrupted between.
+/// The most one `copy_file_range` copies before it answers.
 const COPY_MAX: u64 = 256 << 20;
 /// Set-user-id and set-group-id.
 const SET_ID: u16 = 0o6000;
@@ -138,12 +139,14 @@ impl Shared {
         Ok(found.map_err(|error| error.errno())?.bytes())
     }
 
-    /// Copies up to `len` bytes. Whole blocks share their storage where the file system can.
+    /// Copies up to `len` bytes, fewer if it is interrupted. Whole blocks share their storage where the
+    /// file system can.
     pub(super) fn copy_range(
         &self,
         (fh_in, offset_in): (FileHandle, u64),
         (fh_out, offset_out): (FileHandle, u64),
         len: u64,
+        under_way: &Interruptible<'_>,
     ) -> Result<u32> {
         let (from, to) = (self.handles.get(fh_in)?, self.handles.get(fh_out)?);
         let (start, at) = (position(offset_in)?, position(offset_out)?);
@@ -160,7 +163,7 @@ impl Shared {
         let copied = if shared > 0 {
             Ok(shared)
         } else {
-            copy_bytes(&*from, range, &*to, at)
+            copy_bytes((&*from, range), (&*to, at), under_way)
         };
         // At most COPY_MAX.
         copied.map(|copied| copied as u32)
@@ -178,13 +181,18 @@ impl Shared {
 
 /// Copies bytes. An error only if none was copied.
 fn copy_bytes(
-    from: &dyn OpenFile,
-    range: FileRange,
-    to: &dyn OpenFile,
-    at: FilePos,
+    (from, range): (&dyn OpenFile, FileRange),
+    (to, at): (&dyn OpenFile, FilePos),
+    under_way: &Interruptible<'_>,
 ) -> Result<u64> {
     let mut copied = 0;
     while copied < range.len() {
+        if under_way.is_interrupted() {
+            return match copied {
+                0 => Err(Errno::INTR.into()),
+                _ => Ok(copied),
+            };
+        }
         let len = COPY_CHUNK.min(range.len() - copied);
         let step = with_buffer(len as usize, |buffer| {
             let start = range.start().saturating_add(copied);

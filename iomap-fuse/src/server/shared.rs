@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use iomap_core::error::Result;
 use iomap_core::vfs::{Attr, Ino, NewInode, Vfs};
 
+use super::interrupt::Interrupts;
 use crate::convert;
 use crate::handles::Handles;
 use crate::nodes::Nodes;
@@ -21,6 +22,7 @@ pub(crate) struct Shared {
     pub(super) cache: CachePolicy,
     pub(super) nodes: Nodes,
     pub(super) handles: Handles,
+    pub(super) interrupts: Interrupts,
     pub(super) access_times: AccessTimes,
     pub(super) dir_access_times: bool,
     /// Set once the kernel has agreed to enforce access control lists.
@@ -35,6 +37,7 @@ impl Shared {
             cache: options.cache,
             nodes: Nodes::new(fs.root()),
             handles: Handles::default(),
+            interrupts: Interrupts::default(),
             access_times: if options.read_only {
                 AccessTimes::Never
             } else {

@@ -81,6 +81,7 @@ incoming! {
     CopyFileRangeIn {
         fh_in: u64, off_in: u64, nodeid_out: u64, fh_out: u64, off_out: u64, len: u64, flags: u64,
     }
+    InterruptIn { unique: u64 }
     IoctlIn { fh: u64, flags: u32, cmd: u32, arg: u64, in_size: u32, out_size: u32 }
     /// The first 16 bytes; `flags2` follows if the flags say so.
     InitIn { major: u32, minor: u32, max_readahead: u32, flags: u32 }

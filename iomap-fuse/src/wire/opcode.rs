@@ -1,9 +1,9 @@
 //! The requests there are.
 
 use super::abi::{
-    BatchForgetIn, CopyFileRangeIn, CreateIn, FallocateIn, ForgetIn, FsyncIn, GetxattrIn, IoctlIn,
-    LinkIn, LseekIn, MkdirIn, MknodIn, OpenIn, ReadIn, ReleaseIn, Rename2In, RenameIn, SetattrIn,
-    SetxattrIn, WriteIn,
+    BatchForgetIn, CopyFileRangeIn, CreateIn, FallocateIn, ForgetIn, FsyncIn, GetxattrIn,
+    InterruptIn, IoctlIn, LinkIn, LseekIn, MkdirIn, MknodIn, OpenIn, ReadIn, ReleaseIn, Rename2In,
+    RenameIn, SetattrIn, SetxattrIn, WriteIn,
 };
 
 /// Defines [`Opcode`]: the number of each request, and the structure it begins with.
@@ -62,6 +62,7 @@ opcodes! {
     Releasedir = 29: ReleaseIn,
     Fsyncdir = 30: FsyncIn,
     Create = 35: CreateIn,
+    Interrupt = 36: InterruptIn,
     Destroy = 38,
     Ioctl = 39: IoctlIn,
     BatchForget = 42: BatchForgetIn,
@@ -78,7 +79,7 @@ opcodes! {
 impl Opcode {
     /// Whether the kernel waits for an answer.
     pub(crate) const fn is_answered(self) -> bool {
-        !matches!(self, Self::Forget | Self::BatchForget)
+        !matches!(self, Self::Forget | Self::BatchForget | Self::Interrupt)
     }
 }
 

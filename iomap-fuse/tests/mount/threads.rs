@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{FlockOperation, fcntl_lock, flock};
+use rustix::fs::{FlockOperation, copy_file_range, fcntl_lock, flock};
 
 use crate::Scenario;
 use crate::bed::Bed;
@@ -27,6 +27,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         "a_wait_for_a_lock_ends_with_a_signal",
         wait_for_lock_interrupted,
     ),
+    ("a_long_copy_ends_with_a_signal", copy_interrupted),
     (
         "a_shared_mapping_and_writes_see_each_other",
         mapping_and_writes,
@@ -195,6 +196,33 @@ fn wait_for_lock_interrupted(bed: &Bed) {
     assert_eq!(waited, Err(rustix::io::Errno::INTR));
     drop(file);
     wait_for_record_lock(&other).unwrap();
+}
+
+fn copy_interrupted(bed: &Bed) {
+    const LEN: usize = 48 << 20;
+    let bytes: Vec<u8> = (0..LEN as u32).map(|i| (i % 251) as u8).collect();
+    let (from, to) = (rw(bed, "from"), rw(bed, "to"));
+    from.write_all_at(&bytes, 0).unwrap();
+    from.sync_all().unwrap();
+    for _ in 0..50 {
+        // One byte further on: nothing can be shared.
+        let (mut at, mut to_at) = (0, 1);
+        let copied =
+            interrupted(|| copy_file_range(&from, Some(&mut at), &to, Some(&mut to_at), LEN));
+        match copied {
+            Ok(copied) if copied < LEN => {
+                let mut seen = vec![0; copied];
+                to.read_exact_at(&mut seen, 1).unwrap();
+                assert!(copied > 0 && seen == bytes[..copied]);
+                assert_eq!(at, copied as u64);
+                return;
+            }
+            // The signal came too late, or before there was anything to copy.
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+    panic!("no copy ended early");
 }
 
 fn mapping_and_writes(bed: &Bed) {
