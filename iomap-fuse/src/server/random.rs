@@ -179,6 +179,7 @@ fn is_well_formed(asked: &Asked, answer: &[u8]) -> bool {
             len == size_of::<EntryOut>()
         }
         Opcode::Getattr | Opcode::Setattr => len == size_of::<AttrOut>(),
+        Opcode::Statx => len == size_of::<StatxOut>(),
         Opcode::Open | Opcode::Opendir => len == size_of::<OpenOut>(),
         Opcode::Create => len == size_of::<EntryOut>() + size_of::<OpenOut>(),
         Opcode::Statfs => len == size_of::<StatfsOut>(),
