@@ -165,8 +165,13 @@ fn ask(server: &Server, asked: &Asked) -> Option<std::result::Result<Vec<u8>, i3
 
 /// The size that a request for as many bytes names, which all have at the same place.
 fn size_named(asked: &Asked, at: usize) -> usize {
-    let bytes = asked.body.get(at..at + 4);
-    let bytes = bytes.map_or([0; 4], |bytes| bytes.try_into().expect("four"));
+    // What is cut off is zeroes where the structure has memory of its own.
+    let mut bytes = [0; 4];
+    let named = asked.body.iter().skip(at).take(4);
+    bytes
+        .iter_mut()
+        .zip(named)
+        .for_each(|(to, byte)| *to = *byte);
     u32::from_ne_bytes(bytes) as usize
 }
 
