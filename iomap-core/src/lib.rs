@@ -37,7 +37,7 @@
 //!    commit  dax_io  seek  fiemap  swapfile
 //! 2  ops  iter  user
 //! 1  device < folio, page_cache, mmap, dax < inode < flusher
-//! 0  units  error  iomap  stats  sync  mutation
+//! 0  units  error  iomap  stats  sync  mutation  affinity
 //! ```
 //!
 //! # Words
@@ -53,6 +53,7 @@
 //! that, not beneath it, because a future that is dropped half way would skip the hooks that must
 //! run.
 
+mod affinity;
 #[cfg(feature = "tokio")]
 pub mod aio;
 pub mod commit;

@@ -97,10 +97,12 @@ pub struct MountOptions {
     /// `allow_other`.
     pub auto_unmount: bool,
     /// Requests come through rings of `io_uring`, if the kernel offers them (`io_uring`): since Linux
-    /// 6.14, where root has set `/sys/module/fuse/parameters/enable_uring`. Otherwise they come by
-    /// `/dev/fuse`.
+    /// 6.14, where root has set `/sys/module/fuse/parameters/enable_uring`; and if
+    /// [`max_request`](Self::max_request) is more than 64 KiB, and half of the descriptors this process
+    /// may have are enough. Otherwise they come by `/dev/fuse`.
     pub io_uring: bool,
-    /// Threads that serve `/dev/fuse`, each with a descriptor of its own; at least one.
+    /// Threads that serve `/dev/fuse`, each with a descriptor of its own; at least one. There are fewer
+    /// where no more can be had.
     pub threads: usize,
     /// Bytes of the largest read or write request, 4 KiB to 16 MiB; the kernel's own limit
     /// (`fs.fuse.max_pages_limit`, 1 MiB by default) applies too.

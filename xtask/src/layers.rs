@@ -13,7 +13,7 @@ const LEVELS: &[(&str, &[&str])] = &[
     (
         "layer 0, values",
         &[
-            "units", "error", "iomap", "trace", "sync", "stats", "mutation",
+            "units", "error", "iomap", "trace", "sync", "stats", "mutation", "affinity",
         ],
     ),
     ("layer 1, devices", &["device"]),

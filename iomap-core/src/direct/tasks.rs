@@ -75,6 +75,7 @@ impl Tasks {
 
     /// A thread's life.
     fn work(&'static self) {
+        crate::affinity::unbind();
         let leave = Leave(self);
         while let Some(job) = self.next() {
             job();

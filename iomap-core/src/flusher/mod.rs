@@ -27,6 +27,7 @@ pub use throttle::balance_dirty_pages;
 pub use worker::IoendWorker;
 
 use self::list::{DirtyList, Entry, Part};
+use crate::affinity::unbind;
 use crate::device::BlockDevice;
 use crate::folio::{DirtyPressure, PoolHandle};
 use crate::page_cache::CacheOwner;
@@ -327,7 +328,11 @@ impl Shared {
 
 /// Starts a thread; `None` if the system has none to give.
 fn spawn(name: &str, f: impl FnOnce() + Send + 'static) -> Option<JoinHandle<()>> {
-    match thread::Builder::new().name(name.to_owned()).spawn(f) {
+    let life = || {
+        unbind();
+        f();
+    };
+    match thread::Builder::new().name(name.to_owned()).spawn(life) {
         Ok(thread) => Some(thread),
         Err(error) => {
             tracing::warn!(target: "iomap::flusher", %error, "no thread for {name}");

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -39,7 +40,35 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         "rename_beside_lookup_never_loses_the_name",
         rename_beside_lookup,
     ),
+    (
+        "what_works_behind_requests_runs_on_any_processor",
+        unbound_workers,
+    ),
 ];
+
+/// The processors that the thread with this folder may run on.
+fn processors(task: &Path) -> Option<String> {
+    let status = fs::read_to_string(task.join("status")).ok()?;
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("Cpus_allowed:"));
+    Some(line?.to_owned())
+}
+
+/// The thread that serves a ring starts the first workers, and is held on a processor itself.
+fn unbound_workers(bed: &Bed) {
+    fs::write(bed.path("f"), vec![1; 1 << 20]).unwrap();
+    rw(bed, "f").sync_all().unwrap();
+    let all = processors("/proc/self".as_ref()).unwrap();
+    let is_free = |task: fs::DirEntry| {
+        let name = fs::read(task.path().join("comm")).unwrap_or_default();
+        // It may have ended.
+        !name.starts_with(b"iomap-") || processors(&task.path()).is_none_or(|may| may == all)
+    };
+    // One that has just begun frees itself.
+    let tasks = || fs::read_dir("/proc/self/task").unwrap();
+    bed.wait_until(|| tasks().flatten().all(is_free));
+}
 
 fn rw(bed: &Bed, name: &str) -> File {
     OpenOptions::new()
