@@ -15,7 +15,7 @@ use testfs::fs::{MkfsOptions, TestFs};
 pub(crate) const CHILD: &str = "IOMAP_FUSE_TEST_CHILD";
 
 /// How long something may take that others decide on.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Bytes of the device.
 const SIZE: u64 = 256 << 20;

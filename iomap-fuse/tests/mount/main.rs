@@ -16,6 +16,7 @@ mod ends;
 mod exerciser;
 mod names;
 mod raw;
+mod short;
 mod threads;
 mod xattr;
 
@@ -60,10 +61,16 @@ fn main() -> ExitCode {
                 Some(why) => println!("SKIP iomap-fuse mount {name}: {why}"),
             }
         }
-        let alone: [ends::Alone; 1] = [(
-            "a_server_killed_under_load_loses_nothing_synced",
-            crash::killed_under_load,
-        )];
+        let alone: [ends::Alone; 2] = [
+            (
+                "a_server_killed_under_load_loses_nothing_synced",
+                crash::killed_under_load,
+            ),
+            (
+                "a_server_short_of_threads_serves_with_fewer_or_gives_up",
+                short::of_threads,
+            ),
+        ];
         let alone = alone.iter().chain(ends::SCENARIOS);
         for (name, run) in alone.chain(access::SCENARIOS).chain(acl::SCENARIOS) {
             let name = format!("{}::{name}", setup.name);
@@ -87,6 +94,10 @@ fn child(what: &str) -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     if let ("serve", [image, dir, setup]) = (what, &args[..]) {
         crash::serve(image.as_ref(), dir.as_ref(), setup);
+        return ExitCode::SUCCESS;
+    }
+    if let ("serve with few threads", [image, dir, setup, threads]) = (what, &args[..]) {
+        short::serve(image.as_ref(), dir.as_ref(), setup, threads);
         return ExitCode::SUCCESS;
     }
     if let ("exercise", [path, model, seed]) = (what, &args[..]) {
