@@ -32,7 +32,7 @@ pub(crate) struct Setup {
     pub(crate) rings: bool,
 }
 
-pub(crate) const SETUPS: [Setup; 3] = [
+pub(crate) const SETUPS: [Setup; 4] = [
     Setup {
         name: "user",
         policy: CachePolicy::User,
@@ -46,6 +46,11 @@ pub(crate) const SETUPS: [Setup; 3] = [
     Setup {
         name: "rings",
         policy: CachePolicy::User,
+        rings: true,
+    },
+    Setup {
+        name: "kernel_rings",
+        policy: CachePolicy::Kernel,
         rings: true,
     },
 ];
@@ -79,6 +84,15 @@ impl RingsOffered {
 impl Drop for RingsOffered {
     fn drop(&mut self) {
         std::fs::write(ENABLE_RINGS, self.before.trim()).unwrap();
+    }
+}
+
+/// Waits for something that others do in their own time.
+pub(crate) fn wait_until(done: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < PATIENCE, "it does not happen");
+        std::thread::yield_now();
     }
 }
 
@@ -199,11 +213,7 @@ impl Bed {
 
     /// Waits for something the kernel does in its own time, such as closing a file.
     pub(crate) fn wait_until(&self, done: impl Fn() -> bool) {
-        let start = Instant::now();
-        while !done() {
-            assert!(start.elapsed() < PATIENCE, "it does not happen");
-            std::thread::yield_now();
-        }
+        wait_until(done);
     }
 
     /// The file system there would be if the machine stopped now. Nothing else may change it

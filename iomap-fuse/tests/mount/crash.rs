@@ -2,8 +2,8 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use iomap_core::device::{BlockDevice, FileDevice, OpenOptions};
@@ -38,9 +38,9 @@ pub(crate) fn serve(image: &Path, dir: &Path, setup: &str) {
     fs.unmount().unwrap();
 }
 
-pub(crate) fn killed_under_load(setup: Setup) {
-    let work = TempDir::new().unwrap();
-    let (image, dir) = (work.path().join("image"), work.path().join("mnt"));
+/// Starts that program in the folder `work`. Returns it, its image and where it has mounted it.
+pub(crate) fn start(setup: Setup, work: &Path) -> (Child, PathBuf, PathBuf) {
+    let (image, dir) = (work.join("image"), work.join("mnt"));
     fs::create_dir(&dir).unwrap();
     {
         let create = OpenOptions {
@@ -62,6 +62,12 @@ pub(crate) fn killed_under_load(setup: Setup) {
         .read_line(&mut line)
         .unwrap();
     assert_eq!(line, "live\n");
+    (server, image, dir)
+}
+
+pub(crate) fn killed_under_load(setup: Setup) {
+    let work = TempDir::new().unwrap();
+    let (mut server, image, dir) = start(setup, work.path());
     let synced = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for thread in 0..4 {

@@ -2,16 +2,18 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use iomap_core::device::{BlockDevice, MemoryDevice};
 use iomap_core::vfs::Vfs;
 use iomap_fuse::Mount;
+use rustix::mount::{UnmountFlags, unmount};
 use tempfile::TempDir;
 use testfs::fs::{MkfsOptions, TestFs};
 
-use crate::bed::Setup;
+use crate::bed::{Setup, wait_until};
+use crate::crash::start;
 
 /// Where the kernel lists the connections, a folder each.
 const CONNECTIONS: &str = "/sys/fs/fuse/connections";
@@ -22,7 +24,28 @@ pub(crate) type Alone = (&'static str, fn(Setup));
 pub(crate) const SCENARIOS: &[Alone] = &[
     ("an_aborted_connection_ends_the_mount", aborted),
     ("the_end_of_a_mount_leaves_the_next_one_alone", next_one),
+    ("as_many_threads_serve_as_there_should_be", threads),
 ];
+
+fn threads(setup: Setup) {
+    let work = TempDir::new().unwrap();
+    let (mut server, _, dir) = start(setup, work.path());
+    let tasks = PathBuf::from(format!("/proc/{}/task", server.id()));
+    let named = |is: fn(&str) -> bool| {
+        let tasks = fs::read_dir(&tasks).unwrap().flatten();
+        let names = tasks.flat_map(|task| fs::read_to_string(task.path().join("comm")));
+        names.filter(|name| is(name.trim())).count()
+    };
+    // They begin after the mount, each in its time.
+    wait_until(|| named(|name| name.starts_with("fuse-")) >= setup.options().threads);
+    // Processor 0 is always there; the others may come and go.
+    let of_a_queue = if setup.rings { 4 } else { 0 };
+    assert_eq!(named(|name| name == "fuse-ring-0"), of_a_queue);
+    let is_reader = |name: &str| name.starts_with("fuse-") && !name.starts_with("fuse-ring-");
+    wait_until(|| named(is_reader) == setup.options().threads);
+    unmount(&dir, UnmountFlags::empty()).unwrap();
+    assert!(server.wait().unwrap().success());
+}
 
 fn served(setup: Setup, dir: &Path) -> (Arc<dyn BlockDevice>, Arc<TestFs>, Mount) {
     let device: Arc<dyn BlockDevice> = Arc::new(MemoryDevice::new(64 << 20));

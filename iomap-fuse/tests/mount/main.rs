@@ -1,7 +1,7 @@
 //! Real mounts of testfs, driven by system calls.
 //!
-//! Owns the list of scenarios. Each runs under both cache policies, and through rings, which the
-//! kernel is told to offer meanwhile. Where nothing can be mounted, or there are no rings, every
+//! Owns the list of scenarios. Each runs under both cache policies, by the device and through rings,
+//! which the kernel is told to offer meanwhile. Where nothing can be mounted, or there are no rings, every
 //! scenario is skipped by name, with the reason.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
