@@ -14,6 +14,7 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
@@ -24,6 +25,9 @@ use crate::options::{AccessTimes, MountOptions};
 
 /// The device every connection begins at.
 const DEVICE: &str = "/dev/fuse";
+
+/// How long the kernel may take to part with a server that is dead.
+const PARTING: Duration = Duration::from_secs(10);
 
 /// The program that mounts and unmounts for ordinary users.
 const FUSERMOUNT: &str = "fusermount3";
@@ -276,8 +280,16 @@ fn not_unmounted(dir: &Path, error: Error) -> MountError {
 ///
 /// [`MountError::Unmount`].
 pub fn remove_dead(dir: &Path) -> Result<(), MountError> {
-    match rustix::fs::statfs(dir) {
-        Err(Errno::NOTCONN | Errno::CONNABORTED) => detach(dir, true),
-        _ => Ok(()),
+    let start = Instant::now();
+    loop {
+        match rustix::fs::statfs(dir) {
+            Err(Errno::NOTCONN | Errno::CONNABORTED) => return detach(dir, true),
+            // A thread that served a ring is dead, and the connection soon will be, unless it was the
+            // only one.
+            Err(Errno::CANCELED) if start.elapsed() < PARTING => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            _ => return Ok(()),
+        }
     }
 }

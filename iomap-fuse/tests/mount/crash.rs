@@ -2,18 +2,19 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
-use iomap_core::device::{BlockDevice, FileDevice, OpenOptions};
+use iomap_core::device::{BlockDevice, FileDevice, OpenError, OpenOptions};
 use iomap_core::units::FilePos;
 use iomap_core::vfs::{IoFlags, OpenFlags, Vfs};
-use rustix::mount::{UnmountFlags, unmount};
 use tempfile::TempDir;
 use testfs::fs::{MkfsOptions, TestFs};
 
-use crate::bed::{CHILD, SETUPS, Setup};
+use crate::bed::{CHILD, PATIENCE, SETUPS, Setup};
 
 /// Files that must have been synced before the server is killed.
 const SYNCED: usize = 60;
@@ -36,6 +37,18 @@ pub(crate) fn serve(image: &Path, dir: &Path, setup: &str) {
     println!("live");
     mount.wait().unwrap();
     fs.unmount().unwrap();
+}
+
+/// The image, once the kernel has let go of what the server had under way.
+fn open_when_free(image: &Path) -> Arc<dyn BlockDevice> {
+    let start = Instant::now();
+    loop {
+        match FileDevice::open(image, &OpenOptions::default()) {
+            Ok(device) => return Arc::new(device),
+            Err(OpenError::Locked(_)) if start.elapsed() < PATIENCE => std::thread::yield_now(),
+            Err(error) => panic!("{error}"),
+        }
+    }
 }
 
 /// Starts that program in the folder `work`. Returns it, its image and where it has mounted it.
@@ -80,9 +93,11 @@ pub(crate) fn killed_under_load(setup: Setup) {
         server.kill().unwrap();
         server.wait().unwrap();
     });
-    unmount(&dir, UnmountFlags::DETACH).unwrap();
-    let device: Arc<dyn BlockDevice> =
-        Arc::new(FileDevice::open(&image, &OpenOptions::default()).unwrap());
+    // Whatever the kernel still has to part with.
+    iomap_fuse::remove_dead(&dir).unwrap();
+    let below = fs::metadata(work.path()).unwrap().dev();
+    assert_eq!(fs::metadata(&dir).unwrap().dev(), below, "a dead mount");
+    let device = open_when_free(&image);
     let report = testfs::check::check(Arc::clone(&device)).unwrap();
     assert!(report.is_clean(), "{report:#?}");
     let fs = TestFs::mount(device, testfs::fs::MountOptions::default()).unwrap();
