@@ -1,6 +1,7 @@
 //! How a mount ends when nobody unmounts it properly, and what stands after it.
 
 use std::fs::{self, File};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,6 +24,10 @@ pub(crate) type Alone = (&'static str, fn(Setup));
 
 pub(crate) const SCENARIOS: &[Alone] = &[
     ("an_aborted_connection_ends_the_mount", aborted),
+    (
+        "an_abort_in_the_middle_of_requests_ends_them",
+        aborted_under_load,
+    ),
     ("the_end_of_a_mount_leaves_the_next_one_alone", next_one),
     ("as_many_threads_serve_as_there_should_be", threads),
 ];
@@ -87,6 +92,49 @@ fn aborted(setup: Setup) {
     assert_eq!(fs::metadata(dir.path()).unwrap().dev(), below);
     assert!(open.metadata().is_err() && open.sync_all().is_err());
     assert_eq!(fs.lookup(fs.root(), b"f").unwrap().size, 10_000);
+    fs.unmount().unwrap();
+    assert_clean(device);
+}
+
+/// Writes, reads and copies a file again and again, until an error ends it.
+fn busy(dir: &Path, thread: usize) {
+    let bytes = vec![thread as u8; 3 << 20];
+    // Of this mount, also when it is not there any more.
+    let root = File::open(dir).unwrap();
+    let dir = PathBuf::from(format!("/proc/self/fd/{}", root.as_raw_fd()));
+    loop {
+        let step = || -> std::io::Result<()> {
+            let path = dir.join(format!("f{thread}"));
+            fs::write(&path, &bytes)?;
+            assert!(fs::read(&path)? == bytes, "thread {thread}");
+            fs::copy(&path, dir.join(format!("g{thread}")))?;
+            File::open(&path)?.sync_all()
+        };
+        if step().is_err() {
+            return;
+        }
+    }
+}
+
+fn aborted_under_load(setup: Setup) {
+    let dir = TempDir::new().unwrap();
+    let (device, fs, mount) = served(setup, dir.path());
+    std::thread::scope(|scope| {
+        let busy = |thread| {
+            let dir = dir.path();
+            scope.spawn(move || busy(dir, thread))
+        };
+        let threads: Vec<_> = (0..4).map(busy).collect();
+        while fs.lookup(fs.root(), b"g3").is_err() {
+            std::thread::yield_now();
+        }
+        abort(dir.path());
+        for thread in threads {
+            // Each gets an error, none waits for an answer that does not come.
+            thread.join().unwrap();
+        }
+    });
+    mount.wait().unwrap();
     fs.unmount().unwrap();
     assert_clean(device);
 }
