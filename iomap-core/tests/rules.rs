@@ -129,6 +129,22 @@ fn nobody_gets_a_folio_whose_read_has_not_ended() {
 }
 
 #[test]
+fn a_fill_of_which_nothing_can_be_mapped_says_why() {
+    let volume = volume(13, Mode::Immediate);
+    let file: Arc<OrderB> = volume.file(None);
+    file.write(0, &[1; PAGE]).unwrap();
+    fsync::fsync(&*file, FileRange::ALL, false).unwrap();
+    for errno in [Errno::AGAIN, Errno::IO] {
+        file.inode().cache().drop_clean(FileRange::ALL);
+        file.fail_begin(0, errno);
+        let refused = start_fill(&*file, range(0, PAGE), ReadOptions::default());
+        // Who asked can wait for it elsewhere, or is told.
+        assert_eq!(refused.map(drop), Err(errno.into()));
+    }
+    assert_eq!(file.contents(), [1; PAGE]);
+}
+
+#[test]
 fn a_folio_stays_locked_until_its_last_piece_has_been_read() {
     // Two extents of one folio: two requests, each complete when it is submitted.
     let volume = volume(10, Mode::Immediate);
