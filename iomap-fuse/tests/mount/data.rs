@@ -353,8 +353,13 @@ fn full_device(bed: &Bed) {
     assert_eq!(fs::read(bed.path("keep")).unwrap(), vec![1; 1 << 20]);
     drop(file);
     fs::remove_file(bed.path("filler")).unwrap();
-    bed.wait_until(|| fs::write(bed.path("again"), vec![3; 8 << 20]).is_ok());
-    File::open(bed.path("again")).unwrap().sync_all().unwrap();
+    // The kernel lets go of what was removed in its own time.
+    bed.wait_until(|| {
+        let written = fs::write(bed.path("again"), vec![3; 8 << 20]);
+        written.is_ok() && File::open(bed.path("again")).unwrap().sync_all().is_ok()
+    });
+    assert_eq!(fs::read(bed.path("again")).unwrap(), vec![3; 8 << 20]);
+    assert_eq!(fs::read(bed.path("keep")).unwrap(), vec![1; 1 << 20]);
 }
 
 fn truncate_zeroes(bed: &Bed) {
