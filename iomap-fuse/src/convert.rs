@@ -1,6 +1,6 @@
 //! The values of the namespace contract in FUSE's words, and back.
 //!
-//! Owns types, times, device numbers, errors and flags of calls. Pure functions.
+//! Owns types, attributes, times, device numbers and flags of calls. Pure functions.
 
 use iomap_core::vfs::{Attr, Fallocate, FileType, IoFlags, OpenFlags, SetAttr, Special, Timestamp};
 
@@ -72,6 +72,7 @@ pub(crate) fn statx(node: NodeId, attr: &Attr) -> wire::Statx {
 /// What a `SETATTR` sets.
 pub(crate) fn set_attr(head: &SetattrIn) -> SetAttr {
     let valid = SetAttrFlags::from_bits_retain(head.valid);
+    // Of a time that the clock sets both flags are there, and no value that counts.
     let time = |given, now, secs: u64, nanos| {
         if valid.contains(now) {
             return Some(Timestamp::now());
@@ -79,7 +80,6 @@ pub(crate) fn set_attr(head: &SetattrIn) -> SetAttr {
         let secs = secs.cast_signed();
         valid.contains(given).then_some(Timestamp { secs, nanos })
     };
-    // A time that is set by the clock has both its flags.
     SetAttr {
         mode: valid
             .contains(SetAttrFlags::MODE)

@@ -45,7 +45,6 @@
 //! the image while it is open.
 
 mod acl;
-mod buffer;
 mod convert;
 mod handles;
 mod mount;

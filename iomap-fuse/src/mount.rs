@@ -251,7 +251,8 @@ impl Mount {
         matches!(*self.ended.state.lock(), State::Serving)
     }
 
-    /// Whether requests come through rings ([`MountOptions::io_uring`]).
+    /// Whether the kernel has agreed that requests come through rings ([`MountOptions::io_uring`]). If
+    /// it refuses them after all, they come by `/dev/fuse`.
     #[must_use]
     pub const fn has_rings(&self) -> bool {
         self.has_rings

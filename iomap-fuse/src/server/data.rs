@@ -12,7 +12,6 @@ use iomap_core::vfs::{Attr, IoFlags, OpenFile, SetAttr};
 use super::Shared;
 use super::access::sets_access_time;
 use super::interrupt::Interruptible;
-use crate::buffer::with_buffer;
 use crate::convert;
 use crate::options::CachePolicy;
 use crate::wire::{Caller, FileHandle, WriteFlags};
@@ -185,6 +184,8 @@ fn copy_bytes(
     (to, at): (&dyn OpenFile, FilePos),
     under_way: &Interruptible<'_>,
 ) -> Result<u64> {
+    // No more than the chunk.
+    let mut buffer = vec![0; COPY_CHUNK.min(range.len()) as usize];
     let mut copied = 0;
     while copied < range.len() {
         if under_way.is_interrupted() {
@@ -193,12 +194,13 @@ fn copy_bytes(
                 _ => Ok(copied),
             };
         }
-        let len = COPY_CHUNK.min(range.len() - copied);
-        let step = with_buffer(len as usize, |buffer| {
-            let start = range.start().saturating_add(copied);
-            let read = from.read_at(start, buffer, IoFlags::empty())?;
-            to.write_at(at.saturating_add(copied), &buffer[..read], IoFlags::empty())
-        });
+        let chunk = &mut buffer[..COPY_CHUNK.min(range.len() - copied) as usize];
+        let start = range.start().saturating_add(copied);
+        let step = from
+            .read_at(start, chunk, IoFlags::empty())
+            .and_then(|read| {
+                to.write_at(at.saturating_add(copied), &chunk[..read], IoFlags::empty())
+            });
         match step {
             Ok(0) => break,
             Ok(done) => copied += done as u64,

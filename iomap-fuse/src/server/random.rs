@@ -135,14 +135,8 @@ fn server(options: &MountOptions) -> Server {
 fn ask(server: &Server, asked: &Asked) -> Option<std::result::Result<Vec<u8>, i32>> {
     let header = InHeader {
         len: asked.body.len() as u32,
-        opcode: asked.opcode,
-        unique: 1,
         nodeid: asked.node,
-        uid: 1,
-        gid: 2,
-        pid: 3,
-        total_extlen: 0,
-        padding: 0,
+        ..InHeader::of(asked.opcode, 1)
     };
     let mut room = vec![0xee; asked.room];
     let mut reply = Reply::new(&mut room);

@@ -28,14 +28,7 @@ impl Kernel {
     fn ask(&self, opcode: u32, unique: u64, body: &[u8]) {
         let header = InHeader {
             len: (size_of::<InHeader>() + body.len()) as u32,
-            opcode,
-            unique,
-            nodeid: 1,
-            uid: 0,
-            gid: 0,
-            pid: 0,
-            total_extlen: 0,
-            padding: 0,
+            ..InHeader::of(opcode, unique)
         };
         let request = [header.as_bytes(), body].concat();
         rustix::io::write(&self.0, &request).unwrap();

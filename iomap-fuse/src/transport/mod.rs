@@ -108,17 +108,7 @@ mod tests {
 
     /// What `body` is answered with: the error, and how many bytes follow the header.
     fn answered(body: impl FnOnce(&mut Reply<'_>) -> Result<()>) -> (i32, usize) {
-        let header = InHeader {
-            len: 40,
-            opcode: 3,
-            unique: 7,
-            nodeid: 1,
-            uid: 0,
-            gid: 0,
-            pid: 0,
-            total_extlen: 0,
-            padding: 0,
-        };
+        let header = InHeader::of(3, 7);
         let answer = serve_with(&Request::new(header, &[], &[]), &mut [0; 16], body);
         assert_eq!(answer.unique, 7);
         (answer.error, answer.len as usize - size_of::<OutHeader>())

@@ -143,6 +143,24 @@ pub(crate) const NOTIFY_INVAL_ENTRY: i32 = 3;
 pub(crate) const FSYNC_FDATASYNC: u32 = 1;
 
 #[cfg(test)]
+impl InHeader {
+    /// Of a request about the root, for tests; the user and group are 1 and 2.
+    pub(crate) fn of(opcode: u32, unique: u64) -> Self {
+        Self {
+            len: 0,
+            opcode,
+            unique,
+            nodeid: 1,
+            uid: 1,
+            gid: 2,
+            pid: 3,
+            total_extlen: 0,
+            padding: 0,
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -120,17 +120,7 @@ mod tests {
     use super::*;
 
     fn request<'a>(head: &'a [u8], payload: &'a [u8]) -> Request<'a> {
-        let header = InHeader {
-            len: 0,
-            opcode: 9,
-            unique: 7,
-            nodeid: 1,
-            uid: 2,
-            gid: 3,
-            pid: 4,
-            total_extlen: 0,
-            padding: 0,
-        };
+        let header = InHeader::of(9, 7);
         Request::new(header, head, payload)
     }
 
