@@ -125,9 +125,9 @@ fn aborted_under_load(setup: Setup) {
             scope.spawn(move || busy(dir, thread))
         };
         let threads: Vec<_> = (0..4).map(busy).collect();
-        while fs.lookup(fs.root(), b"g3").is_err() {
-            std::thread::yield_now();
-        }
+        // Each of them is at work.
+        let copies: [&[u8]; 4] = [b"g0", b"g1", b"g2", b"g3"];
+        wait_until(|| copies.iter().all(|g| fs.lookup(fs.root(), g).is_ok()));
         abort(dir.path());
         for thread in threads {
             // Each gets an error, none waits for an answer that does not come.
